@@ -1,0 +1,44 @@
+"""The data sets, by the names that ``--dataset`` takes and checkpoints hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from DatasetClass.batches import Dataset
+
+
+def load(
+    name: str,
+    data_dir: Path,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+    **data_args: Any,
+) -> Dataset:
+    """Load a data set with its splits.
+
+    Args:
+        name: "cifar10", "mitbih", or any TUDataset's name such as "MUTAG".
+        data_dir: folder of the data sets; what is not there is downloaded to it.
+        batch_size: samples a batch of ``train``, ``val`` and ``test``.
+        device: where the batches lie.
+        data_args: the arguments of its class, such as ``seed`` and ``train_samples``.
+
+    Raises:
+        FileNotFoundError: the data are neither there nor to be downloaded.
+        ValueError: damaged files, or an unknown argument.
+    """
+    # Imported when asked for: each set has readers (wfdb, torchvision) that take seconds to load.
+    if name == "cifar10":
+        from DatasetClass.cifar import Cifar10 as kind
+    elif name == "mitbih":
+        from DatasetClass.mitbih import MitBih as kind
+    else:
+        from functools import partial
+
+        from DatasetClass.TUD import TUD
+
+        kind = partial(TUD, name)
+    return kind(data_dir, batch_size=batch_size, device=torch.device(device), **data_args)

@@ -1,0 +1,1 @@
+"""Eigenvalues, trace and spectral density of the Hessian of a training loss."""

@@ -1,0 +1,65 @@
+"""Classification of a one-dimensional signal by a Transformer encoder."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.transformer.encoder import EncoderLayer, sinusoidal_positions
+
+
+class Transformer(nn.Module):
+    """Signal -> patches -> encoder layers -> mean over time -> logits.
+
+    ``patch`` samples make one time step: attention costs the square of the number of steps, and
+    a heartbeat's shape needs no finer grid than the waves it is made of.
+
+    Args:
+        length: samples a signal.
+        num_classes: number of classes.
+        dim: width of the encoder, a multiple of ``heads``.
+        heads: attention heads.
+        layers: encoder layers.
+        feedforward: hidden width of the position-wise network.
+        dropout: probability, in attention and after each sublayer.
+        patch: samples a time step; the signal is padded with zeros to a multiple.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``heads``.
+    """
+
+    def __init__(
+        self,
+        length: int = 187,
+        num_classes: int = 5,
+        dim: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+        feedforward: int = 128,
+        dropout: float = 0.1,
+        patch: int = 4,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"--dim {dim}: must be a multiple of --heads {heads}")
+        self.patch = patch
+        steps = -(-length // patch)
+        self.embedding = nn.Linear(patch, dim)
+        # Not in the state: it follows from the arguments.
+        self.register_buffer("positions", sinusoidal_positions(steps, dim), persistent=False)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.classifier = nn.Linear(dim, num_classes)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Logits (B, classes) of signals (B, length)."""
+        padding = -signals.size(1) % self.patch
+        signals = F.pad(signals, (0, padding))
+        x = self.embedding(signals.unflatten(1, (-1, self.patch)))  # (B, T, D)
+        x = self.dropout(x + self.positions)
+        for layer in self.layers:
+            x = layer(x)
+        return self.classifier(self.norm(x).mean(dim=1))

@@ -1,0 +1,1 @@
+"""The training scripts and what they share."""

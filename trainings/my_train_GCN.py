@@ -1,0 +1,86 @@
+"""Train a graph convolutional network on a TUDataset.
+
+    python trainings/my_train_GCN.py --optimizer=ADAM                     # MUTAG: 5 s on 2 cores
+    python trainings/my_train_GCN.py --optimizer=SAM --rho=0.05           # SAM on ADAM: 8 s
+    python trainings/my_train_GCN.py --optimizer=SAM --dataset=PROTEINS   # 1 minute
+
+The defaults are those of PyTorch Geometric's notebook on MUTAG: three layers of 64, Adam with
+learning rate 0.01, batches of 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import DatasetClass
+import models
+from trainings.fit import fit, set_seed
+from trainings.options import Defaults, add_flags, settle
+from utilities.cli import Parser, fraction, positive_int, prepare_device, run
+
+DEFAULTS = Defaults(
+    name="GCN",
+    dataset="MUTAG",
+    optimizer="ADAM",
+    base_optimizer="ADAM",
+    epochs=150,
+    batch_size=64,
+    learning_rate=0.01,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    schedule="constant",
+)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default=DEFAULTS.dataset, help="a name of TUDataset")
+    group.add_argument(
+        "--node_attributes",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add the continuous node attributes to the node labels",
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument("--hidden_channels", type=positive_int, default=64, help="width")
+    group.add_argument("--dropout", type=fraction, default=0.5, help="before the linear layer")
+    add_flags(parser, DEFAULTS)
+    args = parser.parse_args(argv)
+    settle(args, DEFAULTS)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train as the command line says; return the best epoch's metrics."""
+    args = parse_args(argv)
+    device = prepare_device(args.device, args.threads)
+    set_seed(args.seed)
+
+    # data
+    dataset = DatasetClass.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        batch_size=args.batch_size,
+        device=device,
+        seed=args.seed,
+        train_samples=args.train_samples,
+        node_attributes=args.node_attributes,
+    )
+
+    # model
+    model_args = {
+        **dataset.model_args,
+        "hidden_channels": args.hidden_channels,
+        "dropout": args.dropout,
+    }
+    model = models.build(DEFAULTS.name, **model_args).to(device)
+
+    # training
+    return fit(args, DEFAULTS, dataset, model, model_args)
+
+
+if __name__ == "__main__":
+    run(main)

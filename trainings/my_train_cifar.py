@@ -1,0 +1,89 @@
+"""Train a wide residual network on CIFAR-10.
+
+    python trainings/my_train_cifar.py --optimizer=SGD                    # WRN-16-8: for a GPU
+    python trainings/my_train_cifar.py --optimizer=SAM --rho=0.05         # twice the time
+    python trainings/my_train_cifar.py --optimizer=SAM --depth=10 --width_factor=1 \\
+        --train_samples=10000 --epochs=2                                  # SMALLTIME
+
+The defaults are those of davda54's SAM example: 200 epochs, batches of 128, learning rate 0.1
+divided by 5 after 30, 60 and 80 percent, momentum 0.9, weight decay 5e-4, label smoothing 0.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import DatasetClass
+import models
+from trainings.fit import fit, set_seed
+from trainings.options import Defaults, add_flags, settle
+from utilities.cli import Parser, fraction, positive_int, prepare_device, run
+
+DEFAULTS = Defaults(
+    name="cifar",
+    dataset="cifar10",
+    optimizer="SGD",
+    base_optimizer="SGD",
+    epochs=200,
+    batch_size=128,
+    learning_rate=0.1,
+    weight_decay=0.0005,
+    label_smoothing=0.1,
+    schedule="step",
+)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default=DEFAULTS.dataset, choices=["cifar10"])
+    group.add_argument(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="crop, flip and cut out the training images",
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument("--depth", type=positive_int, default=16, help="layers, 6n + 4")
+    group.add_argument("--width_factor", type=positive_int, default=8, help="times 16 channels")
+    group.add_argument("--dropout", type=fraction, default=0.0, help="between convolutions")
+    add_flags(parser, DEFAULTS)
+    args = parser.parse_args(argv)
+    settle(args, DEFAULTS)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train as the command line says; return the best epoch's metrics."""
+    args = parse_args(argv)
+    device = prepare_device(args.device, args.threads)
+    set_seed(args.seed)
+
+    # data
+    dataset = DatasetClass.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        batch_size=args.batch_size,
+        device=device,
+        seed=args.seed,
+        train_samples=args.train_samples,
+        augment=args.augment,
+    )
+
+    # model
+    model_args = {
+        **dataset.model_args,
+        "depth": args.depth,
+        "width_factor": args.width_factor,
+        "dropout": args.dropout,
+    }
+    model = models.build(DEFAULTS.name, **model_args).to(device)
+
+    # training
+    return fit(args, DEFAULTS, dataset, model, model_args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,93 @@
+"""Train a Transformer on the heartbeats of the MIT-BIH Arrhythmia Database.
+
+    python trainings/my_train_mitbih.py --optimizer=ADAM                  # EPOCHTIME
+    python trainings/my_train_mitbih.py --optimizer=SAM --rho=0.05        # SAM on ADAM
+    python trainings/my_train_mitbih.py --optimizer=SAM --epochs=1        # a first look
+
+The beats of one patient lie in all splits, as in the Kaggle files (DatasetClass/mitbih.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import DatasetClass
+import models
+from trainings.fit import fit, set_seed
+from trainings.options import Defaults, add_flags, settle
+from utilities.cli import Parser, fraction, positive_int, prepare_device, run
+
+DEFAULTS = Defaults(
+    name="mitbih",
+    dataset="mitbih",
+    optimizer="ADAM",
+    base_optimizer="ADAM",
+    epochs=20,
+    batch_size=128,
+    learning_rate=0.001,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    schedule="cosine",
+)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default=DEFAULTS.dataset, choices=["mitbih"])
+    group.add_argument(
+        "--source",
+        choices=["auto", "kaggle", "physionet"],
+        default="auto",
+        help="Kaggle's CSV files or the PhysioNet records; auto takes the files if they are there",
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument("--dim", type=positive_int, default=64, help="width, a multiple of --heads")
+    group.add_argument("--heads", type=positive_int, default=4, help="attention heads")
+    group.add_argument("--layers", type=positive_int, default=2, help="encoder layers")
+    group.add_argument("--feedforward", type=positive_int, default=128, help="hidden width")
+    group.add_argument("--patch", type=positive_int, default=4, help="samples a time step")
+    group.add_argument("--dropout", type=fraction, default=0.1, help="in all sublayers")
+    add_flags(parser, DEFAULTS)
+    args = parser.parse_args(argv)
+    settle(args, DEFAULTS)
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train as the command line says; return the best epoch's metrics."""
+    args = parse_args(argv)
+    device = prepare_device(args.device, args.threads)
+    set_seed(args.seed)
+
+    # data
+    dataset = DatasetClass.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        batch_size=args.batch_size,
+        device=device,
+        seed=args.seed,
+        train_samples=args.train_samples,
+        source=args.source,
+    )
+
+    # model
+    model_args = {
+        **dataset.model_args,
+        "dim": args.dim,
+        "heads": args.heads,
+        "layers": args.layers,
+        "feedforward": args.feedforward,
+        "patch": args.patch,
+        "dropout": args.dropout,
+    }
+    model = models.build(DEFAULTS.name, **model_args).to(device)
+
+    # training
+    return fit(args, DEFAULTS, dataset, model, model_args)
+
+
+if __name__ == "__main__":
+    run(main)

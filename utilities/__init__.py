@@ -1,0 +1,1 @@
+"""Small helpers that the scripts share: command line, files, checkpoints, progress."""

@@ -1,0 +1,148 @@
+"""What every script's command line has in common.
+
+A script ends in ``if __name__ == "__main__": run(main)``. Bad input is reported as a ValueError
+or an OSError whose message names the file or flag, the cause and the remedy; ``run`` prints it
+as one line and exits with code 2. Set SAM_TRACEBACK=1 to see where it was raised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from utilities.files import ROOT
+
+Main = Callable[[Sequence[str] | None], Any]
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the module's docstring as written and every flag's true default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default == "":
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that shows defaults, takes no abbreviated flags and errs in one line."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(description=description, formatter_class=_Formatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {_one_line(message)} (--help lists the flags)\n")
+
+
+def run(main: Main) -> None:
+    """Call ``main`` with the command line; report bad input in one line with exit code 2."""
+    try:
+        main(None)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SAM_TRACEBACK"):
+            raise
+        message = _one_line(str(error)) or type(error).__name__
+        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}"))
+
+
+def _fail(line: str) -> int:
+    print(line, file=sys.stderr)
+    return 2
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+# --- types for argparse: each refuses nan, inf and what is out of range ---------------------------
+def _number(text: str, kind: type, low: float, open_low: bool, high: float, name: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    inside = low < value if open_low else low <= value
+    if not (math.isfinite(value) and inside and value <= high):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    return _number(text, int, 0, True, 2**62, "a whole number of 1 or more")
+
+
+def non_negative_int(text: str) -> int:
+    return _number(text, int, 0, False, 2**62, "a whole number of 0 or more")
+
+
+def positive_float(text: str) -> float:
+    return _number(text, float, 0, True, math.inf, "a finite number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    return _number(text, float, 0, False, math.inf, "a finite number of 0 or more")
+
+
+def fraction(text: str) -> float:
+    return _number(text, float, 0, False, 1, "a number from 0 to 1")
+
+
+# --- flags that more than one script takes --------------------------------------------------------
+def add_run_flags(parser: Parser, seed: int) -> None:
+    """Add the flags about the machine and the folders, the same in every script."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=non_negative_int, default=seed, help="of everything random")
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 ...; auto takes a GPU if any"
+    )
+    group.add_argument(
+        "--threads", type=non_negative_int, default=0, help="CPU threads; 0 leaves torch's choice"
+    )
+    group.add_argument(
+        "--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets"
+    )
+    group.add_argument(
+        "--out_dir",
+        type=Path,
+        default=ROOT,
+        help="folder that holds outputs/, to_plot/, Eigenvalues/ and plots/",
+    )
+
+
+def prepare_device(name: str, threads: int) -> torch.device:
+    """Return the device that ``--device`` names and set the number of CPU threads.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: can't be used here ({reason}); try --device cpu") from error
+    return device
+
+
+def report_files(paths: Sequence[Path]) -> None:
+    """Print the files that a script wrote, as every script does at its end."""
+    print("files written:")
+    for path in paths:
+        print(f"  {_relative(path)}")
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return path
