@@ -114,9 +114,7 @@ def subset(indices: Tensor, samples: int | None) -> Tensor:
     return indices[chosen.sort().values]
 
 
-def stratified_split(
-    labels: Tensor, fractions: dict[str, float], seed: int
-) -> dict[str, Tensor]:
+def stratified_split(labels: Tensor, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
     """Split sample indices at random so that every part has the classes in equal proportion.
 
     Args:

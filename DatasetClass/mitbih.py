@@ -213,6 +213,8 @@ def _periods(peaks: np.ndarray) -> np.ndarray:
     first = np.searchsorted(peaks, peaks - WINDOW / 2)
     last = np.searchsorted(peaks, peaks + WINDOW / 2)
     return np.array(
-        [np.median(intervals[i : max(j - 1, i + 1)] if i < len(intervals) else intervals[-1:])
-         for i, j in zip(first, last, strict=True)]
+        [
+            np.median(intervals[i : max(j - 1, i + 1)] if i < len(intervals) else intervals[-1:])
+            for i, j in zip(first, last, strict=True)
+        ]
     )

@@ -33,7 +33,7 @@ class GCN(nn.Module):
         self.classifier = nn.Linear(hidden_channels, num_classes)
 
     def forward(self, graphs: Batch) -> Tensor:
-        """Logits (graphs, classes) of a batch with ``x`` (nodes, in_channels) and ``edge_index``."""
+        """Logits (graphs, classes) of graphs with ``x`` (nodes, in_channels)."""
         x, edges = graphs.x.to(self.classifier.weight.dtype), graphs.edge_index
         x = F.relu(self.conv1(x, edges))  # (nodes, hidden)
         x = F.relu(self.conv2(x, edges))

@@ -1,8 +1,8 @@
-"""Train a wide residual network on CIFAR-10.
+r"""Train a wide residual network on CIFAR-10.
 
     python trainings/my_train_cifar.py --optimizer=SGD                    # WRN-16-8: for a GPU
     python trainings/my_train_cifar.py --optimizer=SAM --rho=0.05         # twice the time
-    python trainings/my_train_cifar.py --optimizer=SAM --depth=10 --width_factor=1 \\
+    python trainings/my_train_cifar.py --optimizer=SAM --depth=10 --width_factor=1 \
         --train_samples=10000 --epochs=2                                  # SMALLTIME
 
 The defaults are those of davda54's SAM example: 200 epochs, batches of 128, learning rate 0.1

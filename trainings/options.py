@@ -148,9 +148,7 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Op
     if args.optimizer not in RHO:
         return kind(model.parameters(), **options)
     adaptive = args.optimizer == "ASAM"
-    return SAM(
-        model.parameters(), kind, rho=args.rho, adaptive=adaptive, model=model, **options
-    )
+    return SAM(model.parameters(), kind, rho=args.rho, adaptive=adaptive, model=model, **options)
 
 
 def _constant(progress: float) -> float:

@@ -82,7 +82,9 @@ def _check(path: Path, content: Any) -> None:
         )
 
 
-def load_weights(model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def load_weights(
+    model: torch.nn.Module, content: dict[str, Any], path: str | os.PathLike[str]
+) -> None:
     """Put a checkpoint's ``state_dict`` into ``model``.
 
     Raises:
@@ -117,7 +119,10 @@ def commit() -> str:
     """The project's git commit, or "unknown" where it is no git checkout."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

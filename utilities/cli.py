@@ -130,7 +130,9 @@ def prepare_device(name: str, threads: int) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name}: can't be used here ({reason}); try --device cpu") from error
+        raise ValueError(
+            f"--device {name}: can't be used here ({reason}); try --device cpu"
+        ) from error
     return device
 
 
