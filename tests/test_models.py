@@ -1,0 +1,100 @@
+"""Shapes, arguments and known facts of the models."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch_geometric.data import Batch, Data
+
+import models
+from models.smooth_crossentropy import smooth_crossentropy
+from models.transformer.encoder import MultiHeadAttention, sinusoidal_positions
+
+
+def test_wide_res_net_has_the_published_size() -> None:
+    # Zagoruyko & Komodakis 2016, table 4: WRN-16-8 has 11.0 and WRN-28-10 36.5 million parameters.
+    for depth, width, millions in ((16, 8, 11.0), (28, 10, 36.5), (40, 4, 8.9)):
+        model = models.build("cifar", depth=depth, width_factor=width)
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_depth_counts_the_convolutions() -> None:
+    # 6n in the units, one in front and one in each group's shortcut: 6n + 4.
+    model = models.build("cifar", depth=22, width_factor=2)
+    assert len([m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]) == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("cifar", {"depth": 17}), ("cifar", {"width_factor": 0}), ("mitbih", {"dim": 10, "heads": 3})],
+)
+def test_bad_arguments_are_named(name: str, bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        models.build(name, **bad)
+
+
+def test_unknown_names_and_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown, choose from cifar"):
+        models.build("resnet56")
+    with pytest.raises(ValueError, match="colour"):
+        models.build("GCN", colour=1)
+
+
+def test_positions_run_along_the_sequence() -> None:
+    encoding = sinusoidal_positions(50, 8).double()
+    for position in (0, 7, 49):
+        for i in range(4):
+            angle = position / 10_000 ** (2 * i / 8)
+            assert float(encoding[position, 2 * i]) == pytest.approx(math.sin(angle), abs=1e-5)
+            assert float(encoding[position, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_transformer_knows_the_order_in_time_and_not_the_batch() -> None:
+    torch.manual_seed(0)
+    model = models.build("mitbih").eval()
+    beats = torch.rand(3, 187)
+    alone = torch.cat([model(beat.unsqueeze(0)) for beat in beats])
+    torch.testing.assert_close(model(beats), alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model(beats), model(beats.flip(1)), atol=1e-3)
+
+
+def test_attention_is_torchs() -> None:
+    torch.manual_seed(0)
+    ours = MultiHeadAttention(16, 4, 0.0).eval()
+    theirs = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.qkv.weight, ours.qkv.bias
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
+    x = torch.randn(2, 9, 16)
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_gcn_reads_each_graph_alone() -> None:
+    torch.manual_seed(0)
+    model = models.build("GCN", in_channels=3, num_classes=2).eval()
+    ring = torch.tensor([[0, 1, 2, 1, 2, 0], [1, 2, 0, 0, 1, 2]])
+    graphs = [
+        Data(x=torch.rand(3, 3), edge_index=ring),
+        Data(x=torch.rand(1, 3), edge_index=torch.empty(2, 0, dtype=torch.long)),
+    ]
+    together = model(Batch.from_data_list(graphs))
+    alone = torch.cat([model(Batch.from_data_list([graph])) for graph in graphs])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smooth_crossentropy_is_the_divergence_from_smoothed_labels(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 4, dtype=torch.float64)
+    targets = torch.arange(6) % 4
+    expected = []
+    for row, target in zip(F.softmax(logits, dim=1).tolist(), targets.tolist(), strict=True):
+        labels = [1 - smoothing if k == target else smoothing / 3 for k in range(4)]
+        terms = [q * math.log(q / p) for q, p in zip(labels, row, strict=True) if q]
+        expected.append(sum(terms))
+    loss = smooth_crossentropy(logits, targets, smoothing)
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
+    if not smoothing:
+        torch.testing.assert_close(loss, F.cross_entropy(logits, targets, reduction="none"))
