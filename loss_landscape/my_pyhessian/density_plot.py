@@ -48,7 +48,9 @@ def read_spectrum(stem: Path) -> Spectrum:
         ValueError: one is damaged, or they don't belong together.
     """
     stem = stem.with_suffix("") if stem.suffix == ".json" else stem
-    nodes, weights = (_read_npy(stem.with_name(f"{stem.name}_{p}.npy")) for p in ("eigen", "weight"))
+    nodes, weights = (
+        _read_npy(stem.with_name(f"{stem.name}_{p}.npy")) for p in ("eigen", "weight")
+    )
     if nodes.shape != weights.shape:
         raise ValueError(f"{stem}: {nodes.shape} nodes but {weights.shape} weights; compute again")
     path = stem.with_name(f"{stem.name}.json")
@@ -76,9 +78,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return np.array(array)
 
 
-def density(
-    nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, sigma: float
-) -> np.ndarray:
+def density(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
     """Smoothed spectral density (Ghorbani et al. 2019, equation 4).
 
     Args:
@@ -112,7 +112,7 @@ def draw_density(
 ) -> None:
     """Overlay the densities on a logarithmic axis, with the probes' standard error as a band.
 
-    Ticks below the axis mark the largest and smallest Ritz values; all of them are in the picture.
+    Ticks mark the Ritz values; all of them are in the picture.
     """
     sigma = bandwidth(spectra) if sigma is None else sigma
     low, high = _range(spectra)

@@ -154,7 +154,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         self,
         maxIter: int = 200,
         tol: float = 1e-3,
-        top_n: int = 1,  # noqa: N803
+        top_n: int = 1,
     ) -> tuple[list[float], list[list[Tensor]]]:
         """The ``top_n`` eigenvalues of largest magnitude and their vectors, by Lanczos.
 

@@ -1,0 +1,194 @@
+"""Draw a loss surface: contours, filled contours, heat map and 3D.
+
+    python plot_2D.py --surf_file ../to_plot/model_GCN_SAM_rho0.05.h5
+
+writes ``plots/<surface>_2dcontour.png``, ``_2dcontourf.png``, ``_2dheat.png``, ``_3dsurface.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from loss_landscape.surface_file import Surface, read_surface
+from utilities.cli import Parser, positive_float, report_files, run
+from utilities.files import ROOT, atomic_write
+
+COLOURS = "viridis"
+NAMES = {
+    "train_loss": "training loss",
+    "test_loss": "test loss",
+    "train_acc": "training accuracy (%)",
+    "test_acc": "test accuracy (%)",
+}
+
+
+def colour_scale(
+    values: Sequence[np.ndarray], vmin: float | None = None, vmax: float | None = None
+) -> Normalize:
+    """One scale for one or several surfaces, logarithmic where they span more than a decade.
+
+    Without ``vmax`` it ends at the 98th percentile, so that a cliff doesn't hide the basin.
+    """
+    finite = np.concatenate([v[np.isfinite(v)].ravel() for v in values])
+    if not len(finite):
+        finite = np.array([0.0, 1.0])
+    low = float(finite.min()) if vmin is None else vmin
+    high = float(np.percentile(finite, 98)) if vmax is None else vmax
+    if not low < high:
+        high = low + max(abs(low), 1.0) * 1e-6
+    return LogNorm(low, high) if low > 0 and high > 10 * low else Normalize(low, high)
+
+
+def contour_levels(norm: Normalize, count: int = 12, vlevel: float | None = None) -> np.ndarray:
+    """Levels over a scale, ``vlevel`` apart or ``count`` spread evenly as the scale counts."""
+    low, high = float(norm.vmin or 0.0), float(norm.vmax or 1.0)
+    if vlevel is not None:
+        return np.arange(low, high + vlevel, vlevel)
+    if isinstance(norm, LogNorm):
+        return np.geomspace(low, high, count)
+    return np.linspace(low, high, count)
+
+
+def title(surface: Surface) -> str:
+    """Model, data set, optimizer and rho, where the file says them."""
+    a = surface.attributes
+    if "model" not in a:
+        return ""
+    rho = f", rho {a['rho']}" if a.get("rho") else ""
+    return f"{a['model']} on {a['dataset']}, {a['optimizer']}{rho}"
+
+
+def draw_surface(
+    axes: Axes, surface: Surface, name: str, norm: Normalize, filled: bool = True
+) -> ScalarMappable:
+    """Draw contours of ``name`` into ``axes``; a cross marks the checkpoint.
+
+    Raises:
+        ValueError: the surface has fewer than 2 x 2 points.
+    """
+    z = grid(surface, name)
+    levels = contour_levels(norm)
+    x, y = np.meshgrid(surface.x, surface.y)
+    if filled:
+        drawn = axes.contourf(x, y, z, levels=levels, norm=norm, cmap=COLOURS, extend="both")
+        axes.contour(x, y, z, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
+    else:
+        drawn = axes.contour(x, y, z, levels=levels, norm=norm, cmap=COLOURS)
+        axes.clabel(drawn, fontsize=7, fmt="%.3g")
+    label(axes, surface)
+    return drawn
+
+
+def grid(surface: Surface, name: str) -> np.ma.MaskedArray:
+    """The values (ny, nx) with NaN and infinite cells masked.
+
+    Raises:
+        ValueError: no such values, or fewer than 2 x 2 points.
+    """
+    if name not in surface.values:
+        raise ValueError(f"--surf_name {name}: not in the surface ({', '.join(surface.values)})")
+    if surface.y is None or min(surface.shape) < 2:
+        raise ValueError(
+            f"a surface of {surface.shape} points can't be drawn in 2D; use plot_1D.py"
+        )
+    return np.ma.masked_invalid(surface.values[name])
+
+
+def label(axes: Axes, surface: Surface) -> None:
+    """Name the axes and mark the checkpoint at (0, 0)."""
+    how = str(surface.attributes.get("norm", "")).split()
+    for set_label, letter, norm in zip(
+        (axes.set_xlabel, axes.set_ylabel), "xy", how or ["", ""], strict=False
+    ):
+        set_label(f"direction {letter}" + (f" ({norm}-normalised)" if norm == "filter" else ""))
+    assert surface.y is not None
+    inside = surface.x[0] <= 0 <= surface.x[-1] and surface.y[0] <= 0 <= surface.y[-1]
+    if inside:
+        axes.plot(0, 0, "+", color="red", ms=9, mew=1.6)
+
+
+def draw(
+    path: Path,
+    name: str,
+    out_dir: Path,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    vlevel: float | None = None,
+) -> list[Path]:
+    """Draw the four pictures of one surface file; return their paths.
+
+    Raises:
+        FileNotFoundError: no such surface.
+        ValueError: damaged, or not drawable in 2D.
+    """
+    surface = read_surface(path)
+    z = grid(surface, name)
+    norm = colour_scale([z.filled(np.nan)], vmin, vmax)
+    if vlevel is not None:
+        norm = BoundaryNorm(contour_levels(norm, vlevel=vlevel), 256, extend="both")
+    stem = path.name if name == "train_loss" else f"{path.name}_{name}"
+    pictures = []
+    for kind in ("2dcontour", "2dcontourf", "2dheat", "3dsurface"):
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        _draw_kind(kind, figure, surface, name, norm)
+        picture = out_dir / "plots" / f"{stem}_{kind}.png"
+        with atomic_write(picture) as part:
+            figure.savefig(part, dpi=150)
+        pictures.append(picture)
+    return pictures
+
+
+def _draw_kind(kind: str, figure: Figure, surface: Surface, name: str, norm: Normalize) -> None:
+    cmap: str | Colormap = COLOURS
+    if kind == "3dsurface":
+        axes = figure.add_subplot(projection="3d")
+        x, y = np.meshgrid(surface.x, surface.y)
+        # Cut at the scale's top: matplotlib would draw a cliff through the roof of the box.
+        z = np.ma.minimum(grid(surface, name), norm.vmax)
+        axes.plot_surface(x, y, z, norm=norm, cmap=cmap, rcount=80, ccount=80)
+        axes.set(xlabel="direction x", ylabel="direction y", zlabel=NAMES.get(name, name))
+        axes.view_init(elev=32, azim=-60)
+    else:
+        axes = figure.add_subplot()
+        if kind == "2dheat":
+            z = grid(surface, name)
+            axes.pcolormesh(surface.x, surface.y, z, norm=norm, cmap=cmap, shading="nearest")
+            label(axes, surface)
+        else:
+            draw_surface(axes, surface, name, norm, filled=kind == "2dcontourf")
+    figure.colorbar(
+        ScalarMappable(norm, cmap), ax=axes, label=NAMES.get(name, name), extend="max", shrink=0.85
+    )
+    axes.set_title(title(surface))
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("--surf_file", "-f", type=Path, required=True, help="the surface (.h5)")
+    parser.add_argument("--surf_name", default="train_loss", help="which values to draw")
+    parser.add_argument("--vmin", type=float, help="lowest level; the minimum if not given")
+    parser.add_argument("--vmax", type=float, help="highest level; automatic if not given")
+    parser.add_argument("--vlevel", type=positive_float, help="distance of the levels")
+    parser.add_argument("--out_dir", type=Path, default=ROOT, help="folder that holds plots/")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Path]:
+    """Draw as the command line says; return the pictures' paths."""
+    args = parse_args(argv)
+    pictures = draw(args.surf_file, args.surf_name, args.out_dir, args.vmin, args.vmax, args.vlevel)
+    report_files(pictures)
+    return pictures
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,173 @@
+"""The .h5 file of a loss surface, readable by tomgoldstein/loss-landscape's tools.
+
+Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
+asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; cells not yet computed hold
+-1, and the boolean ``done`` tells them from finished ones. ``dir_file`` names the file itself,
+which holds the directions in the groups ``xdirection`` and ``ydirection``, a dataset a tensor.
+Attributes say what was computed; a file is only continued where they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from loss_landscape.directions import Direction
+from utilities.files import atomic_write
+
+GROUPS = ("xdirection", "ydirection")
+ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
+
+
+@dataclass
+class Surface:
+    """Values on a grid.
+
+    Attributes:
+        x, y: coordinates (nx,) and (ny,); ``y`` is None in 1D.
+        values: by name, (ny, nx) or (nx,); cells not computed are NaN.
+        attributes: what was computed, plain values.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    values: dict[str, np.ndarray]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.x),) if self.y is None else (len(self.y), len(self.x))
+
+
+@contextmanager
+def _open(path: Path, mode: str) -> Iterator[h5py.File]:
+    """Open ``path``; whatever HDF5 raises on a damaged file becomes one line with its name.
+
+    Without HDF5's file lock, which many cluster file systems don't offer.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such surface; plot_surface.py writes it")
+    try:
+        with h5py.File(path, mode, locking=False) as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{path}: not a surface, or a damaged one ({reason}); remove it or name another "
+            "with --surf_file"
+        ) from error
+
+
+def create(
+    path: Path, surface: Surface, directions: list[Direction], names: tuple[str, ...]
+) -> None:
+    """Write a new surface with no cell done.
+
+    Args:
+        path: the file, replaced if it exists.
+        surface: grid and attributes.
+        directions: one for each axis.
+        names: the values' names.
+    """
+    with atomic_write(path) as part, h5py.File(part, "w", locking=False) as file:
+        file["dir_file"] = path.name
+        file["xcoordinates"] = surface.x
+        if surface.y is not None:
+            file["ycoordinates"] = surface.y
+        for name in names:
+            file[name] = np.full(surface.shape, -1.0)
+        file["done"] = np.zeros(surface.shape, dtype=bool)
+        for group, direction in zip(GROUPS, directions, strict=False):
+            for i, tensor in enumerate(direction):
+                file[f"{group}/{i}"] = tensor.cpu().numpy()
+        file.attrs.update(surface.attributes)
+
+
+def write_row(path: Path, row: int, values: dict[str, np.ndarray]) -> None:
+    """Write one row of a 2D surface (or, in 1D, the whole line) and mark it done."""
+    with _open(path, "r+") as file:
+        index = row if file["done"].ndim == 2 else slice(None)
+        for name, line in values.items():
+            file[name][index] = line
+        file.flush()  # first the values, then the claim that they are there
+        file["done"][index] = True
+
+
+def done(path: Path) -> np.ndarray:
+    """Which cells are finished, in the surface's shape; NaN is a legal finished value."""
+    with _open(path, "r") as file:
+        return _array(file, "done").astype(bool)
+
+
+def read_surface(path: Path) -> Surface:
+    """Read a surface of ours or of loss-landscape.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or no surface.
+    """
+    with _open(path, "r") as file:
+        x = _array(file, "xcoordinates")
+        y = _array(file, "ycoordinates") if "ycoordinates" in file else None
+        names = [n for n in file if n.endswith(("_loss", "_acc"))]
+        values = {name: _array(file, name).astype(float) for name in names}
+        finished = _array(file, "done").astype(bool) if "done" in file else None
+        attributes = {k: v for k, v in file.attrs.items()}
+    surface = Surface(x, y, values, attributes)
+    for name, value in values.items():
+        if value.shape != surface.shape:
+            raise ValueError(f"{path}: {name} is {value.shape} on a grid of {surface.shape}")
+        # loss-landscape has no mask: its -1 is the only sign.
+        values[name] = np.where(value == -1 if finished is None else ~finished, np.nan, value)
+    return surface
+
+
+def read_directions(path: Path) -> list[Direction]:
+    """The directions that a file holds, one or two."""
+    with _open(path, "r") as file:
+        return [
+            [torch.from_numpy(_array(file, f"{g}/{i}")) for i in range(len(file[g]))]
+            for g in GROUPS
+            if g in file
+        ]
+
+
+def refuse_other(path: Path, surface: Surface) -> None:
+    """Stop where an existing file was computed from something else.
+
+    Raises:
+        ValueError: grid or attributes differ, or the file is damaged.
+    """
+    old = read_surface(path)
+    different = [
+        name
+        for name, value in surface.attributes.items()
+        if name != "arguments" and old.attributes.get(name) != value
+    ]
+    if not (np.array_equal(old.x, surface.x) and np.array_equal(old.y, surface.y)):
+        different.insert(0, "grid")
+    if different:
+        raise ValueError(
+            f"{path}: holds another surface (differs in {', '.join(different)}); name this one "
+            "with --surf_file or replace that with --overwrite"
+        )
+
+
+def _array(file: h5py.File, name: str) -> np.ndarray:
+    """Read a dataset that lies in this very file: a link could name any file of the reader."""
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        link = file.get("/".join(parts[:depth]), getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            raise KeyError(f"{name} is a link or absent")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise KeyError(f"{name} is no dataset of this file")
+    return np.asarray(dataset[()])
