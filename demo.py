@@ -1,0 +1,68 @@
+"""Train a graph network on MUTAG with Adam and with SAM, and look at both minima.
+
+    python demo.py        # or: make demo; about a minute on 2 cores, no network
+
+Each step is a script of this repository; its command line is printed, so that it can be run alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from loss_landscape import compare, plot_surface
+from loss_landscape.my_pyhessian import density_plot, hessian
+from trainings import my_train_GCN
+from utilities.cli import Parser, run
+from utilities.files import ROOT
+
+SURFACE = ["--x=-1:1:31", "--y=-1:1:31"]
+SPECTRUM = ["--probes=6", "--lanczos_steps=60"]
+Main = Callable[[Sequence[str]], Any]
+
+
+def step(title: str, script: str, main: Main, flags: list[str], common: list[str]) -> None:
+    """Run one script in this process, after its title and command line."""
+    started = time.monotonic()
+    print(f"\n=== {title}\n$ python {script} {' '.join(flags)}", flush=True)
+    main([*flags, *common])
+    print(f"({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the demo."""
+    parser = Parser(__doc__)
+    parser.add_argument("--out_dir", type=Path, default=ROOT, help="folder for the results")
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
+    args = parser.parse_args(argv)
+    results = ["--out_dir", str(args.out_dir)]
+    folders = [*results, "--data_dir", str(args.data_dir)]
+    landscape, started = "loss_landscape", time.monotonic()
+    files = []
+    for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
+        file = args.out_dir / "to_plot" / f"model_GCN_{optimizer}_rho{rho}.pt"
+        model = [f"--model_file={file}"]
+        train = [f"--optimizer={optimizer}", f"--rho={rho}"]
+        script = "trainings/my_train_GCN.py"
+        step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
+        script = f"{landscape}/plot_surface.py"
+        # A demo that is run again starts anew; the flag says so.
+        flags = [*model, *SURFACE, "--overwrite"]
+        step(f"loss surface, {optimizer}", script, plot_surface.main, flags, folders)
+        script = f"{landscape}/my_pyhessian/hessian.py"
+        flags = [*model, *SPECTRUM, "--overwrite"]
+        step(f"spectrum of the Hessian, {optimizer}", script, hessian.main, flags, folders)
+        script = f"{landscape}/my_pyhessian/density_plot.py"
+        flags = [f"--spectrum={args.out_dir / 'Eigenvalues' / f'GCN_{optimizer}'}"]
+        step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
+        files.append(str(file))
+    picture = args.out_dir / "plots" / "demo_GCN.png"
+    flags = ["--model_files", *files, f"--output={picture}"]
+    step("compare", f"{landscape}/compare.py", compare.main, flags, results)
+    print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -135,7 +135,7 @@ class SAM(Optimizer):
         if self._perturbed:
             raise RuntimeError("SAM: first_step called twice; call second_step in between")
         ascending = [
-            (group, p)
+            (group, p, p.grad)
             for group in self.param_groups
             if group["rho"] > 0
             for p in group["params"]
@@ -146,18 +146,17 @@ class SAM(Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    def _climb(self, ascending: list[tuple[dict[str, Any], Tensor]]) -> None:
+    def _climb(self, ascending: list[tuple[dict[str, Any], Tensor, Tensor]]) -> None:
         operators = [
             adaptive_operator(p, group["eta"]) if group["adaptive"] else None
-            for group, p in ascending
+            for group, p, _ in ascending
         ]
         # T_w g, whose norm is that of the ascent; the step itself is T_w^2 g (Kwon eq. 7).
         scaled = [
-            p.grad if t is None else p.grad * t
-            for (_, p), t in zip(ascending, operators, strict=True)
+            g if t is None else g * t for (_, _, g), t in zip(ascending, operators, strict=True)
         ]
         norm = global_norm(scaled)
-        for (group, p), g, t in zip(ascending, scaled, operators, strict=True):
+        for (group, p, _), g, t in zip(ascending, scaled, operators, strict=True):
             self._perturbed.append((p, p.clone()))
             direction = g if t is None else g * t
             p.add_(direction * ascent_scale(group["rho"], norm).to(p.device))

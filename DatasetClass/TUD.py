@@ -109,7 +109,7 @@ def read_graphs(raw: Path, name: str, node_attributes: bool = False) -> list[Dat
     graphs, start = [], 0
     for i, count in enumerate(nodes):
         edges = data.edge_index[:, edge_slice[i] : edge_slice[i + 1]]
-        if edges.numel() and not (0 <= int(edges.min()) and int(edges.max()) < count):
+        if edges.numel() and not (int(edges.min()) >= 0 and int(edges.max()) < count):
             raise ValueError(f"{raw}: graph {i + 1} has an edge to a node outside it")
         x = None if data.x is None else data.x[start : start + count]
         graphs.append(Data(x=x, edge_index=edges, y=data.y[i], num_nodes=count))

@@ -31,14 +31,15 @@ def load(
         ValueError: damaged files, or an unknown argument.
     """
     # Imported when asked for: each set has readers (wfdb, torchvision) that take seconds to load.
+    device = torch.device(device)
     if name == "cifar10":
-        from DatasetClass.cifar import Cifar10 as kind
-    elif name == "mitbih":
-        from DatasetClass.mitbih import MitBih as kind
-    else:
-        from functools import partial
+        from DatasetClass.cifar import Cifar10
 
-        from DatasetClass.TUD import TUD
+        return Cifar10(data_dir, batch_size, device, **data_args)
+    if name == "mitbih":
+        from DatasetClass.mitbih import MitBih
 
-        kind = partial(TUD, name)
-    return kind(data_dir, batch_size=batch_size, device=torch.device(device), **data_args)
+        return MitBih(data_dir, batch_size, device, **data_args)
+    from DatasetClass.TUD import TUD
+
+    return TUD(name, data_dir, batch_size, device, **data_args)

@@ -128,7 +128,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
             raise ValueError(f"{path}: x_{part} is not (samples, 32, 32, 3) of uint8")
-        if len(labels) and not (0 <= labels.min() and labels.max() < CLASSES):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < CLASSES):
             raise ValueError(f"{path}: y_{part} has a label outside 0 to {CLASSES - 1}")
         arrays[f"y_{part}"] = labels.astype(np.int64)
     return arrays

@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, Colormap, LogNorm, Normalize
+from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from loss_landscape.surface_file import Surface, read_surface
@@ -76,7 +77,7 @@ def draw_surface(
     """
     z = grid(surface, name)
     levels = contour_levels(norm)
-    x, y = np.meshgrid(surface.x, surface.y)
+    x, y = mesh(surface)
     if filled:
         drawn = axes.contourf(x, y, z, levels=levels, norm=norm, cmap=COLOURS, extend="both")
         axes.contour(x, y, z, levels=levels, colors="white", linewidths=0.4, alpha=0.6)
@@ -102,16 +103,20 @@ def grid(surface: Surface, name: str) -> np.ma.MaskedArray:
     return np.ma.masked_invalid(surface.values[name])
 
 
+def mesh(surface: Surface) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of each cell, x and y, both (ny, nx)."""
+    x, y = np.meshgrid(surface.x, surface.x if surface.y is None else surface.y)
+    return x, y
+
+
 def label(axes: Axes, surface: Surface) -> None:
     """Name the axes and mark the checkpoint at (0, 0)."""
-    how = str(surface.attributes.get("norm", "")).split()
-    for set_label, letter, norm in zip(
-        (axes.set_xlabel, axes.set_ylabel), "xy", how or ["", ""], strict=False
-    ):
-        set_label(f"direction {letter}" + (f" ({norm}-normalised)" if norm == "filter" else ""))
-    assert surface.y is not None
-    inside = surface.x[0] <= 0 <= surface.x[-1] and surface.y[0] <= 0 <= surface.y[-1]
-    if inside:
+    norms = [*str(surface.attributes.get("norm", "")).split(), "", ""]
+    axes.set_xlabel("direction x" + (" (filter-normalised)" if norms[0] == "filter" else ""))
+    axes.set_ylabel("direction y" + (" (filter-normalised)" if norms[1] == "filter" else ""))
+    axes.locator_params(nbins=5)
+    x, y = mesh(surface)
+    if x.min() <= 0 <= x.max() and y.min() <= 0 <= y.max():
         axes.plot(0, 0, "+", color="red", ms=9, mew=1.6)
 
 
@@ -146,27 +151,33 @@ def draw(
     return pictures
 
 
+def add_colour_bar(figure: Any, norm: Normalize, axes: Any, text: str) -> None:
+    """A colour bar with plain numbers (2, not 2 x 10^0) on logarithmic scales too."""
+    mappable = ScalarMappable(norm, COLOURS)
+    bar = figure.colorbar(mappable, ax=axes, label=text, extend="max", shrink=0.85)
+    if isinstance(norm, LogNorm):
+        bar.set_ticks(contour_levels(norm, 6), labels=[f"{v:.3g}" for v in contour_levels(norm, 6)])
+        bar.ax.minorticks_off()
+
+
 def _draw_kind(kind: str, figure: Figure, surface: Surface, name: str, norm: Normalize) -> None:
-    cmap: str | Colormap = COLOURS
     if kind == "3dsurface":
         axes = figure.add_subplot(projection="3d")
-        x, y = np.meshgrid(surface.x, surface.y)
+        x, y = mesh(surface)
         # Cut at the scale's top: matplotlib would draw a cliff through the roof of the box.
-        z = np.ma.minimum(grid(surface, name), norm.vmax)
-        axes.plot_surface(x, y, z, norm=norm, cmap=cmap, rcount=80, ccount=80)
+        z = np.ma.minimum(grid(surface, name), np.float64(norm.vmax or np.inf))
+        axes.plot_surface(x, y, z, norm=norm, cmap=COLOURS, rcount=80, ccount=80)
         axes.set(xlabel="direction x", ylabel="direction y", zlabel=NAMES.get(name, name))
         axes.view_init(elev=32, azim=-60)
     else:
         axes = figure.add_subplot()
         if kind == "2dheat":
             z = grid(surface, name)
-            axes.pcolormesh(surface.x, surface.y, z, norm=norm, cmap=cmap, shading="nearest")
+            axes.pcolormesh(*mesh(surface), z, norm=norm, cmap=COLOURS, shading="nearest")
             label(axes, surface)
         else:
             draw_surface(axes, surface, name, norm, filled=kind == "2dcontourf")
-    figure.colorbar(
-        ScalarMappable(norm, cmap), ax=axes, label=NAMES.get(name, name), extend="max", shrink=0.85
-    )
+    add_colour_bar(figure, norm, axes, NAMES.get(name, name))
     axes.set_title(title(surface))
 
 

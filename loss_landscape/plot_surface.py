@@ -202,8 +202,8 @@ def compute(
     batches: dict[str, Any],
 ) -> None:
     """Evaluate what is not done yet, row by row; each finished row is on disk."""
-    ys = [None] if surface.y is None else surface.y.tolist()
-    finished = np.atleast_2d(done(path)).all(axis=1)
+    ys: list[float | None] = [None] if surface.y is None else list(map(float, surface.y))
+    finished = [bool(np.all(row)) for row in np.reshape(done(path), (len(ys), -1))]
     rows = [row for row in range(len(ys)) if not finished[row]]
     if len(rows) < len(ys):
         print(f"{path}: {len(ys) - len(rows)} of {len(ys)} rows are there already")

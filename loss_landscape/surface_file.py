@@ -103,7 +103,7 @@ def write_row(path: Path, row: int, values: dict[str, np.ndarray]) -> None:
 def done(path: Path) -> np.ndarray:
     """Which cells are finished, in the surface's shape; NaN is a legal finished value."""
     with _open(path, "r") as file:
-        return _array(file, "done").astype(bool)
+        return np.array(_array(file, "done"), dtype=bool)
 
 
 def read_surface(path: Path) -> Surface:
@@ -151,7 +151,8 @@ def refuse_other(path: Path, surface: Surface) -> None:
         for name, value in surface.attributes.items()
         if name != "arguments" and old.attributes.get(name) != value
     ]
-    if not (np.array_equal(old.x, surface.x) and np.array_equal(old.y, surface.y)):
+    grids = [[] if axis is None else axis.tolist() for s in (old, surface) for axis in (s.x, s.y)]
+    if grids[:2] != grids[2:]:
         different.insert(0, "grid")
     if different:
         raise ValueError(

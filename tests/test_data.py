@@ -34,7 +34,7 @@ def test_a_data_set_keeps_the_contract(name: str, data_dir: Path) -> None:
         targets = all_targets(batches)
         assert targets.dtype == torch.int64
         assert len(targets) == batches.samples
-        assert 0 <= targets.min() and targets.max() < dataset.num_classes
+        assert targets.min() >= 0 and targets.max() < dataset.num_classes
     assert dataset.describe().startswith(name)
 
 

@@ -42,7 +42,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]  # the mean loss, or one value a 
 
 # --- product with the Hessian ---------------------------------------------------------------------
 def hvp(
-    model: nn.Module, criterion: Criterion, batch: Batch, params: list[Tensor], vector: list[Tensor]
+    model: nn.Module,
+    criterion: Criterion,
+    batch: Batch,
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
 ) -> list[Tensor]:
     """Product of one batch's mean-loss Hessian with ``vector`` (Pearlmutter 1994).
 
@@ -152,7 +156,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
 
     def eigenvalues(
         self,
-        maxIter: int = 200,
+        maxIter: int = 200,  # noqa: N803
         tol: float = 1e-3,
         top_n: int = 1,
     ) -> tuple[list[float], list[list[Tensor]]]:

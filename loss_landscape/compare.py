@@ -1,0 +1,128 @@
+r"""Put several minima side by side: surfaces on one colour scale, spectra overlaid, a table.
+
+    python loss_landscape/compare.py --model_files to_plot/model_GCN_ADAM_rho0.0.pt \
+        to_plot/model_GCN_SAM_rho0.05.pt --output plots/demo_GCN.png
+
+Reads what plot_surface.py and hessian.py wrote for each checkpoint and computes nothing itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from loss_landscape.my_pyhessian.density_plot import Spectrum, draw_density, read_spectrum
+from loss_landscape.my_pyhessian.hessian import spectrum_stem
+from loss_landscape.plot_2D import NAMES, add_colour_bar, colour_scale, draw_surface, grid, title
+from loss_landscape.surface_file import Surface, read_surface
+from utilities import checkpoint
+from utilities.cli import Parser, report_files, run
+from utilities.files import ROOT, atomic_write
+
+
+@dataclass
+class Minimum:
+    """One checkpoint with its surface and its spectrum."""
+
+    label: str
+    content: dict[str, Any]
+    surface: Surface
+    spectrum: Spectrum
+
+
+def read_minimum(model_file: Path, out_dir: Path) -> Minimum:
+    """Read what belongs to one checkpoint.
+
+    Raises:
+        FileNotFoundError: no checkpoint, surface or spectrum of it.
+        ValueError: one is damaged, or was computed from another checkpoint.
+    """
+    content = checkpoint.load(model_file)
+    surface = read_surface(out_dir / "to_plot" / f"{model_file.stem}.h5")
+    stem = out_dir / "Eigenvalues" / spectrum_stem(content, model_file)
+    spectrum = read_spectrum(stem)
+    hashes = [s.get("checkpoint_sha256") for s in (surface.attributes, spectrum.record)]
+    if hashes[0] != hashes[1]:
+        raise ValueError(f"{model_file}: its surface and spectrum are of different checkpoints")
+    return Minimum(title(surface) or model_file.stem, content, surface, spectrum)
+
+
+def draw(minima: Sequence[Minimum]) -> Figure:
+    """Surfaces above on one colour scale, spectra below."""
+    figure = Figure(figsize=(5.2 * len(minima), 8.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1)).tolist()  # type: ignore
+    axes = above.subplots(1, len(minima), sharex=True, sharey=True, squeeze=False)[0]
+    values = [np.ma.filled(grid(m.surface, "train_loss"), np.nan) for m in minima]
+    norm = colour_scale(values)
+    for ax, minimum in zip(axes, minima, strict=True):
+        draw_surface(ax, minimum.surface, "train_loss", norm)
+        metrics, record = minimum.content["metrics"], minimum.spectrum.record
+        ax.set_title(
+            f"{minimum.label}\ntest accuracy {metrics['test_acc']:.1f} %, "
+            f"$\\lambda_{{max}}$ {record['lambda_max']:.3g}",
+            fontsize=11,
+        )
+        ax.label_outer()
+        ax.set_aspect("equal")
+    add_colour_bar(above, norm, axes, f"{NAMES['train_loss']} (one scale; + the checkpoint)")
+    spectra = [m.spectrum for m in minima]
+    draw_density(below.subplots(), spectra, [m.label for m in minima])
+    figure.suptitle("Loss surfaces along the same random draws, and spectra of the Hessian")
+    return figure
+
+
+def table(minima: Sequence[Minimum]) -> Table:
+    """Test accuracy, losses, largest eigenvalue and trace of each."""
+    result = Table(title="One run each: no error bars, so no verdict")
+    result.add_column("minimum")
+    for name in ("test acc. (%)", "test loss", "running train loss", "lambda_max", "trace +- s.e."):
+        result.add_column(name, justify="right", no_wrap=True)
+    for minimum in minima:
+        metrics, record = minimum.content["metrics"], minimum.spectrum.record
+        error = record["trace_standard_error"]
+        spread = "" if error is None else f" +- {error:.2g}"
+        result.add_row(
+            minimum.label,
+            f"{metrics['test_acc']:.2f}",
+            f"{metrics['test_loss']:.4f}",
+            f"{metrics['train_loss']:.4f}",
+            f"{record['lambda_max']:.4g}",
+            f"{record['trace']:.4g}{spread}",
+        )
+    return result
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("--model_files", type=Path, nargs="+", required=True, help="checkpoints")
+    parser.add_argument("--output", type=Path, required=True, help="the picture (.png, .pdf)")
+    parser.add_argument(
+        "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Compare as the command line says; return the picture's path."""
+    args = parse_args(argv)
+    minima = [read_minimum(file, args.out_dir) for file in args.model_files]
+    with atomic_write(args.output) as part:
+        draw(minima).savefig(part, dpi=150)
+    # A pipe has no width: without one rich would cut the table to 80 columns.
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table(minima))
+    report_files([args.output])
+    return args.output
+
+
+if __name__ == "__main__":
+    run(main)
