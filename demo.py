@@ -15,11 +15,9 @@ from typing import Any
 from loss_landscape import compare, plot_surface
 from loss_landscape.my_pyhessian import density_plot, hessian
 from trainings import my_train_GCN
-from utilities.cli import Parser, run
+from utilities.cli import Parser, positive_int, run
 from utilities.files import ROOT
 
-SURFACE = ["--x=-1:1:31", "--y=-1:1:31"]
-SPECTRUM = ["--probes=6", "--lanczos_steps=60"]
 Main = Callable[[Sequence[str]], Any]
 
 
@@ -36,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--out_dir", type=Path, default=ROOT, help="folder for the results")
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
+    parser.add_argument("--epochs", type=positive_int, default=150, help="of each training")
+    parser.add_argument("--points", type=positive_int, default=31, help="of the grid, each way")
+    parser.add_argument("--probes", type=positive_int, default=6, help="of the spectra")
     args = parser.parse_args(argv)
+    grid = f"-1:1:{args.points}"
     results = ["--out_dir", str(args.out_dir)]
     folders = [*results, "--data_dir", str(args.data_dir)]
     landscape, started = "loss_landscape", time.monotonic()
@@ -44,15 +46,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         file = args.out_dir / "to_plot" / f"model_GCN_{optimizer}_rho{rho}.pt"
         model = [f"--model_file={file}"]
-        train = [f"--optimizer={optimizer}", f"--rho={rho}"]
+        train = [f"--optimizer={optimizer}", f"--rho={rho}", f"--epochs={args.epochs}"]
         script = "trainings/my_train_GCN.py"
         step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
         script = f"{landscape}/plot_surface.py"
         # A demo that is run again starts anew; the flag says so.
-        flags = [*model, *SURFACE, "--overwrite"]
+        flags = [*model, f"--x={grid}", f"--y={grid}", "--overwrite"]
         step(f"loss surface, {optimizer}", script, plot_surface.main, flags, folders)
         script = f"{landscape}/my_pyhessian/hessian.py"
-        flags = [*model, *SPECTRUM, "--overwrite"]
+        flags = [*model, f"--probes={args.probes}", "--lanczos_steps=60", "--overwrite"]
         step(f"spectrum of the Hessian, {optimizer}", script, hessian.main, flags, folders)
         script = f"{landscape}/my_pyhessian/density_plot.py"
         flags = [f"--spectrum={args.out_dir / 'Eigenvalues' / f'GCN_{optimizer}'}"]

@@ -6,10 +6,15 @@ linear layer, as in PyTorch Geometric's notebook on MUTAG.
 
 from __future__ import annotations
 
+import warnings
+
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.data import Batch
-from torch_geometric.nn import GCNConv, global_mean_pool
+
+with warnings.catch_warnings():  # PyTorch Geometric 2.8 calls the deprecated torch.jit.script
+    warnings.simplefilter("ignore", FutureWarning)
+    from torch_geometric.data import Batch
+    from torch_geometric.nn import GCNConv, global_mean_pool
 
 
 class GCN(nn.Module):

@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 
 def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script of the project as a user does."""
-    command = [sys.executable, "-W", "ignore", str(ROOT / script), *map(str, flags)]
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
