@@ -167,7 +167,8 @@ def _draw_kind(kind: str, figure: Figure, surface: Surface, name: str, norm: Nor
         # Cut at the scale's top: matplotlib would draw a cliff through the roof of the box.
         z = np.ma.minimum(grid(surface, name), np.float64(norm.vmax or np.inf))
         axes.plot_surface(x, y, z, norm=norm, cmap=COLOURS, rcount=80, ccount=80)
-        axes.set(xlabel="direction x", ylabel="direction y", zlabel=NAMES.get(name, name))
+        axes.set(xlabel="direction x", ylabel="direction y")  # z is what the colour bar says
+        axes.locator_params(nbins=5)
         axes.view_init(elev=32, azim=-60)
     else:
         axes = figure.add_subplot()

@@ -3,7 +3,7 @@ r"""Train a wide residual network on CIFAR-10.
     python trainings/my_train_cifar.py --optimizer=SGD                    # WRN-16-8: for a GPU
     python trainings/my_train_cifar.py --optimizer=SAM --rho=0.05         # twice the time
     python trainings/my_train_cifar.py --optimizer=SAM --depth=10 --width_factor=1 \
-        --train_samples=10000 --epochs=2                                  # SMALLTIME
+        --train_samples=10000 --epochs=2                                  # 2 CPU cores: 1 min
 
 The defaults are those of davda54's SAM example: 200 epochs, batches of 128, learning rate 0.1
 divided by 5 after 30, 60 and 80 percent, momentum 0.9, weight decay 5e-4, label smoothing 0.1.
