@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
     parser.add_argument("--epochs", type=positive_int, default=150, help="of each training")
     parser.add_argument("--points", type=positive_int, default=31, help="of the grid, each way")
-    parser.add_argument("--probes", type=positive_int, default=6, help="of the spectra")
+    parser.add_argument("--probes", type=positive_int, default=10, help="of the spectra")
     args = parser.parse_args(argv)
     grid = f"-1:1:{args.points}"
     results = ["--out_dir", str(args.out_dir)]
     folders = [*results, "--data_dir", str(args.data_dir)]
     landscape, started = "loss_landscape", time.monotonic()
-    files = []
+    files, surfaces = [], []
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         file = args.out_dir / "to_plot" / f"model_GCN_{optimizer}_rho{rho}.pt"
         model = [f"--model_file={file}"]
@@ -51,17 +51,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
         script = f"{landscape}/plot_surface.py"
         # A demo that is run again starts anew; the flag says so.
-        flags = [*model, f"--x={grid}", f"--y={grid}", "--overwrite"]
+        surface = args.out_dir / "to_plot" / f"demo_GCN_{optimizer}.h5"
+        flags = [*model, f"--x={grid}", f"--y={grid}", f"--surf_file={surface}", "--overwrite"]
         step(f"loss surface, {optimizer}", script, plot_surface.main, flags, folders)
         script = f"{landscape}/my_pyhessian/hessian.py"
-        flags = [*model, f"--probes={args.probes}", "--lanczos_steps=60", "--overwrite"]
+        flags = [*model, f"--probes={args.probes}", "--overwrite"]
         step(f"spectrum of the Hessian, {optimizer}", script, hessian.main, flags, folders)
         script = f"{landscape}/my_pyhessian/density_plot.py"
         flags = [f"--spectrum={args.out_dir / 'Eigenvalues' / f'GCN_{optimizer}'}"]
         step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
         files.append(str(file))
+        surfaces.append(str(surface))
     picture = args.out_dir / "plots" / "demo_GCN.png"
-    flags = ["--model_files", *files, f"--output={picture}"]
+    flags = ["--model_files", *files, "--surf_files", *surfaces, f"--output={picture}"]
     step("compare", f"{landscape}/compare.py", compare.main, flags, results)
     print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture}")
 

@@ -38,15 +38,15 @@ class Minimum:
     spectrum: Spectrum
 
 
-def read_minimum(model_file: Path, out_dir: Path) -> Minimum:
-    """Read what belongs to one checkpoint.
+def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
+    """Read what belongs to one checkpoint: its surface and, below ``out_dir``, its spectrum.
 
     Raises:
         FileNotFoundError: no checkpoint, surface or spectrum of it.
         ValueError: one is damaged, or was computed from another checkpoint.
     """
     content = checkpoint.load(model_file)
-    surface = read_surface(out_dir / "to_plot" / f"{model_file.stem}.h5")
+    surface = read_surface(surf_file)
     stem = out_dir / "Eigenvalues" / spectrum_stem(content, model_file)
     spectrum = read_spectrum(stem)
     hashes = [s.get("checkpoint_sha256") for s in (surface.attributes, spectrum.record)]
@@ -104,6 +104,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--model_files", type=Path, nargs="+", required=True, help="checkpoints")
+    parser.add_argument(
+        "--surf_files", type=Path, nargs="+", help="their surfaces, if not named as they are"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the picture (.png, .pdf)")
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
@@ -114,7 +117,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compare as the command line says; return the picture's path."""
     args = parse_args(argv)
-    minima = [read_minimum(file, args.out_dir) for file in args.model_files]
+    folder = args.out_dir / "to_plot"
+    surfaces = args.surf_files or [folder / f"{file.stem}.h5" for file in args.model_files]
+    if len(surfaces) != len(args.model_files):
+        raise ValueError(f"{len(args.model_files)} --model_files but {len(surfaces)} --surf_files")
+    minima = [
+        read_minimum(model, surface, args.out_dir)
+        for model, surface in zip(args.model_files, surfaces, strict=True)
+    ]
     with atomic_write(args.output) as part:
         draw(minima).savefig(part, dpi=150)
     # A pipe has no width: without one rich would cut the table to 80 columns.

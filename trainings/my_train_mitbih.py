@@ -1,10 +1,11 @@
 """Train a Transformer on the heartbeats of the MIT-BIH Arrhythmia Database.
 
-    python trainings/my_train_mitbih.py --optimizer=ADAM                  # 20 epochs: 20 min
-    python trainings/my_train_mitbih.py --optimizer=SAM --rho=0.05        # SAM on ADAM: 45 min
+    python trainings/my_train_mitbih.py --optimizer=ADAM                  # 20 epochs: 25 min
+    python trainings/my_train_mitbih.py --optimizer=SAM --rho=0.05        # SAM on ADAM: 55 min
     python trainings/my_train_mitbih.py --optimizer=SAM --epochs=1        # a first look: 3 min
 
-Times are those of 2 CPU cores. The beats of one patient lie in all splits, as in the Kaggle files (DatasetClass/mitbih.py).
+Times are those of one CPU core. The beats of one patient lie in all splits, as in the Kaggle
+files (DatasetClass/mitbih.py).
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--trace_probes", type=positive_int, default=100, help="random vectors for the trace"
     )
     group.add_argument(
-        "--lanczos_steps", type=positive_int, default=80, help="steps a probe of the density"
+        "--lanczos_steps", type=positive_int, default=60, help="steps a probe of the density"
     )
     group.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     group.add_argument(
