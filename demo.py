@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     grid = f"-1:1:{args.points}"
     results = ["--out_dir", str(args.out_dir)]
-    folders = [*results, "--data_dir", str(args.data_dir)]
+    # The graphs are small: a second thread gains nothing, and on a busy machine costs minutes.
+    folders = [*results, "--data_dir", str(args.data_dir), "--threads=1"]
     landscape, started = "loss_landscape", time.monotonic()
     files, surfaces = [], []
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,10 @@ Run = Callable[..., subprocess.CompletedProcess]
 def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script of the project as a user does."""
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=cwd, env=one_thread, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="session")
