@@ -15,7 +15,9 @@ $(VENV)/installed: requirements.txt pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/python demo.py
 
+# Tests marked real need data/; where the data lie ready in ../shared they are laid out first.
 test: $(VENV)/installed
+	if [ -f ../shared/data/prepare.py ]; then $(BIN)/python ../shared/data/prepare.py data; fi
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed

@@ -196,7 +196,7 @@ class SAM(Optimizer):
             loss = closure()
             self.first_step(zero_grad=True)
             try:
-                with frozen_batch_norm(*([self.model] if self.model else [])):
+                with frozen_batch_norm(*([] if self.model is None else [self.model])):
                     closure()
             except BaseException:
                 self.restore()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,11 +137,3 @@ def stratified_split(labels: Tensor, fractions: dict[str, float], seed: int) -> 
             start = stop
         parts[first].append(members[start:])
     return {name: torch.cat(part).sort().values for name, part in parts.items()}
-
-
-def fingerprint(*tensors: Tensor) -> int:
-    """CRC-32 of the tensors' bytes: tells whether two runs saw the same data."""
-    value = 0
-    for tensor in tensors:
-        value = zlib.crc32(tensor.contiguous().cpu().numpy().tobytes(), value)
-    return value
