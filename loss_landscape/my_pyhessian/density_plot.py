@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from utilities.cli import Parser, positive_float, report_files, run
 from utilities.files import ROOT, atomic_write
 
-FLOOR = 1e-6  # of the density's axis: what lies below is the smoothing's tail
 COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:orange", "tab:brown")
 
 
@@ -116,14 +115,17 @@ def draw_density(
     """
     sigma = bandwidth(spectra) if sigma is None else sigma
     low, high = _range(spectra)
+    # A hundredth of the peak of one eigenvalue alone: what lies below is the smoothing's tail.
+    parameters = max(int(s.record.get("parameters", 1_000_000)) for s in spectra)
+    floor = 0.01 / (parameters * sigma * np.sqrt(2 * np.pi))
     grid = np.linspace(low - 6 * sigma, high + 6 * sigma, 4000)
     for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
         colour = COLOURS[i % len(COLOURS)]
         rows = density(spectrum.nodes, spectrum.weights, grid, sigma)
         mean = rows.mean(axis=0)
         error = rows.std(axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0 * mean
-        axes.semilogy(grid, np.maximum(mean, FLOOR), color=colour, label=label, lw=1.4)
-        lower, upper = np.maximum(mean - error, FLOOR), np.maximum(mean + error, FLOOR)
+        axes.semilogy(grid, np.maximum(mean, floor), color=colour, label=label, lw=1.4)
+        lower, upper = np.maximum(mean - error, floor), np.maximum(mean + error, floor)
         axes.fill_between(grid, lower, upper, color=colour, alpha=0.25, lw=0)
         rug = np.unique(spectrum.nodes[spectrum.weights > 1e-12])
         height = 0.03 * (i + 1)
@@ -136,7 +138,7 @@ def draw_density(
             alpha=0.6,
             transform=axes.get_xaxis_transform(),
         )
-    axes.set_ylim(FLOOR, None)
+    axes.set_ylim(floor, None)
     axes.set_xlim(grid[0], grid[-1])
     axes.set_xlabel("eigenvalue of the Hessian")
     axes.set_ylabel("spectral density")
