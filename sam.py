@@ -27,47 +27,40 @@ or, in two steps, as in https://github.com/davda54/sam, whose interface this kee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
-__all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm"]
+__all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm", "normalisation_only"]
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all tensors together, as a 0-dim tensor on the first one's device.
-
-    Half-precision tensors are accumulated in float32: squares of gradients above 256 overflow
-    float16.
-    """
-    device = tensors[0].device
+    """Euclidean norm of all tensors together, 0-dim, accumulated in float32 or wider."""
     norms: list[Tensor] = []
     for dtype in {tensor.dtype for tensor in tensors}:
-        wide = torch.promote_types(dtype, torch.float32)
         same = [tensor for tensor in tensors if tensor.dtype == dtype]
-        norms += torch._foreach_norm(same, 2, dtype=wide)
-    return torch.linalg.vector_norm(torch.stack([norm.to(device) for norm in norms]))
+        norms += torch._foreach_norm(same, 2, dtype=torch.promote_types(dtype, torch.float32))
+    return torch.linalg.vector_norm(torch.stack([n.to(tensors[0].device) for n in norms]))
 
 
 def ascent_scale(rho: float, norm: Tensor) -> Tensor:
-    """Factor that turns a direction of length ``norm`` into one of length ``rho``; 0 for 0.
+    """Factor that makes a direction of length ``norm`` one of length ``rho`` (Foret eq. 2).
 
-    The denominator is that of Foret et al. 2021, equation 2, made safe for a zero gradient.
+    A zero direction stays zero; one of infinite or NaN length gets 0.
     """
-    return rho / norm.clamp_min(torch.finfo(norm.dtype).tiny) * (norm > 0)
+    return (rho / norm.clamp_min(1e-30)).nan_to_num_(nan=0.0)
 
 
-def adaptive_operator(weight: Tensor, eta: float) -> Tensor:
-    """T_w of adaptive SAM (Kwon et al. 2021, arXiv:2102.11600, section 4, and their code).
-
-    |w| + eta for weights; 1 for vectors (biases, normalisation), which stay unnormalised.
-    """
-    return weight.abs().add_(eta) if weight.ndim > 1 else torch.ones_like(weight)
+def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+    """The part of ``a`` that is orthogonal to ``b``, each taken as one long vector."""
+    products = [(x.flatten() @ y.flatten()).to(a[0].device) for x, y in zip(a, b, strict=True)]
+    share = torch.stack(products).sum() / global_norm(b).square().clamp_min(1e-30)
+    return [x - share.to(x) * y for x, y in zip(a, b, strict=True)]
 
 
 @contextmanager
@@ -88,42 +81,151 @@ def frozen_batch_norm(*models: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+def normalisation_only(model: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups for SAM-ON: only normalisation layers' parameters, the first group, climb.
+
+    Mueller et al. 2023, arXiv:2306.04226. The other group's ``rho`` is 0.
+    """
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    chosen = {p for layer in layers for p in layer.parameters(recurse=False)}
+    others = [p for p in model.parameters() if p not in chosen]
+    perturbed = [p for p in model.parameters() if p in chosen]
+    return [{"params": perturbed}, {"params": others, "rho": 0.0}]
+
+
 class SAM(Optimizer):
-    """Sharpness-Aware Minimization; a base optimizer makes the actual step.
+    """Sharpness-Aware Minimization and its relatives; a base optimizer makes the actual step.
 
     ``param_groups`` and ``state`` are the base optimizer's own, so learning-rate schedulers
-    attach to this object and ``state_dict`` holds all that a resumed run needs.
+    attach to this object and ``state_dict`` holds all that a resumed run needs. A step with an
+    infinite or NaN gradient in either pass is left out and counted in ``skipped``. The only extra
+    memory is one copy of the weights, and one more for each option so marked (*).
 
     Args:
         params: parameters or groups of them; a group may set its own ``rho``, 0 for none.
         base_optimizer: class of the base optimizer, such as ``torch.optim.SGD``.
         rho: radius of the neighbourhood; published: 0.05 on CIFAR-10, 0.5 when adaptive.
-        adaptive: adaptive SAM (Kwon et al. 2021), whose radius doesn't depend on weights' scale.
+        adaptive: measure the radius in units of T_w = |w| + ``eta`` for weights and 1 for biases
+            (ASAM, Kwon et al. 2021, arXiv:2102.11600, eq. 7 and the authors' code) (*). Weights
+            are the parameters that ``model`` or named parameters call so; without names, those
+            of two or more dimensions.
         eta: added to |w| when adaptive.
-        model: module whose batch-norm statistics ``step`` freezes in the second pass; needed only
-            by models with batch normalisation.
+        normalise_bias: T_w = |w| + ``eta`` for biases too; with ``eta=0``, davda54's variant.
+        model: module whose batch-norm statistics ``step`` freezes in the second pass; needed
+            only by models with batch normalisation, and for ``sync_ascent=False``.
+        every: climb in every k-th step only, with plain steps between.
+        looksam_alpha: weight with which those plain steps reuse the last ascent's orthogonal part
+            (LookSAM, Liu et al. 2022, arXiv:2203.02714, alg. 1; there 0.7) (*).
+        start: plain steps before the first ascent (Zhou et al. 2024, arXiv:2410.10373).
+        gsam_alpha: weight of the surrogate gap (GSAM, Zhuang et al. 2022, arXiv:2203.08065,
+            alg. 1; there 0.1 to 0.4) (*).
+        fsam_sigma: how much of the gradients' running mean to take out of the ascent (Friendly
+            SAM, Li et al. 2024, arXiv:2403.12350, alg. 1; there 1) (*).
+        fsam_lambda: decay of that mean.
+        msam: perturb by -rho v / |v|, v the base's momentum, in one pass a step (MSAM, Becker
+            et al. 2024, arXiv:2401.12033, alg. 1) (*); ``step`` returns the loss there.
+        same_dropout: replay the generators, so that both passes draw the same masks.
+        sync_ascent: False lets each rank of ``model``, a DistributedDataParallel, climb along its
+            own gradient: m-sharpness (Foret et al. 2021, section 4.1).
         kwargs: the base optimizer's arguments (``lr``, ``momentum``, ...).
 
     Raises:
-        ValueError: ``rho`` or ``eta`` is negative, infinite or NaN.
+        ValueError: a value is out of its range, or two options exclude each other.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Any,
         base_optimizer: Callable[..., Optimizer],
         rho: float = 0.05,
         adaptive: bool = False,
+        *,
         eta: float = 0.01,
+        normalise_bias: bool = False,
         model: nn.Module | None = None,
+        every: int = 1,
+        looksam_alpha: float = 0.0,
+        start: int = 0,
+        gsam_alpha: float = 0.0,
+        fsam_sigma: float = 0.0,
+        fsam_lambda: float = 0.9,
+        msam: bool = False,
+        same_dropout: bool = False,
+        sync_ascent: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(params, dict(rho=rho, adaptive=adaptive, eta=eta, **kwargs))
+        own = dict(rho=rho, adaptive=adaptive, eta=eta, normalise_bias=normalise_bias)
+        super().__init__(params, {**own, **kwargs})
         self.base_optimizer = base_optimizer(self.param_groups, **kwargs)
         self.defaults = {**self.base_optimizer.defaults, **self.defaults}
-        self.model = model
-        self._perturbed: list[tuple[Tensor, Tensor]] = []  # (parameter, its value before ascent)
+        self.model, self.every, self.start, self.msam = model, every, start, msam
+        self.looksam_alpha, self.gsam_alpha = looksam_alpha, gsam_alpha
+        self.fsam_sigma, self.fsam_lambda = fsam_sigma, fsam_lambda
+        self.same_dropout, self.sync_ascent = same_dropout, sync_ascent
+        self.steps, self._skipped = 0, torch.zeros(())
+        self._nonfinite: Tensor | None = None  # 1 if the first pass had such a gradient
+        self._perturbed: list[Tensor] = []  # parameters that are not at w now
+        # per parameter: w; LookSAM's and GSAM's gradient at w, then LookSAM's g_v; FSAM's mean
+        self._buffers: dict[str, dict[Tensor, Tensor]] = {"weight": {}, "gradient": {}, "mean": {}}
         self._share_with_base()
+
+    @property
+    def climbs(self) -> bool:
+        """Whether the coming step perturbs the weights, as ``start``, ``every`` and rho say."""
+        due = self.steps >= self.start and (self.steps - self.start) % self.every == 0
+        return due and any(group["rho"] > 0 for group in self.param_groups)
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes that the coming step makes: 2, or 1 for a plain one."""
+        return 2 if self.climbs and not self.msam else 1
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out so far because a gradient was infinite or NaN."""
+        return int(self._skipped)
+
+    def step(self, closure: Any = None, scaler: torch.amp.GradScaler | None = None) -> Any:
+        """Make one whole step and return the loss at the weights before it.
+
+        Args:
+            closure: runs one forward and backward pass (or those of all micro-batches) and
+                returns the loss. Called ``passes`` times; no backward pass is needed beforehand.
+            scaler: the one with which the closure scales the loss, if any.
+
+        Raises:
+            TypeError: no closure.
+        """
+        if closure is None:
+            raise TypeError("SAM.step needs a closure that runs forward and backward passes")
+        try:
+            with torch.enable_grad():
+                self.zero_grad()
+                if self.passes == 2:
+                    loss = self._two_passes(closure)
+                else:
+                    if self.climbs:
+                        self.first_step()
+                    loss = closure()
+        except BaseException:
+            self.restore()
+            raise
+        self.second_step(scaler=scaler)
+        return loss
+
+    def _two_passes(self, closure: Callable[[], Any]) -> Any:
+        model: Any = self.model
+        alone = not self.sync_ascent and distributed.is_initialized()
+        devices = {p.get_device() for p in self._params() if p.is_cuda}
+        # Forked generators return to their state, from which the second pass draws the same masks.
+        forked = torch.random.fork_rng(devices, enabled=self.same_dropout)
+        with forked, model.no_sync() if alone else nullcontext():
+            loss = closure()
+        self.first_step(zero_grad=True)
+        with frozen_batch_norm(*([] if self.model is None else [self.model])):
+            closure()
+        return loss
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:
@@ -134,86 +236,170 @@ class SAM(Optimizer):
         """
         if self._perturbed:
             raise RuntimeError("SAM: first_step called twice; call second_step in between")
-        ascending = [
-            (group, p, p.grad)
-            for group in self.param_groups
-            if group["rho"] > 0
-            for p in group["params"]
-            if p.grad is not None
-        ]
-        if ascending:
-            self._climb(ascending)
+        pairs = [(g, p) for g in self.param_groups if g["rho"] > 0 for p in g["params"]]
+        pairs = [(group, p) for group, p in pairs if self._source(p) is not None]
+        if pairs:
+            groups, params = [group for group, _ in pairs], [p for _, p in pairs]
+            self._climb(groups, params, self._directions(params, consume=zero_grad))
         if zero_grad:
             self.zero_grad()
-
-    def _climb(self, ascending: list[tuple[dict[str, Any], Tensor, Tensor]]) -> None:
-        operators = [
-            adaptive_operator(p, group["eta"]) if group["adaptive"] else None
-            for group, p, _ in ascending
-        ]
-        # T_w g, whose norm is that of the ascent; the step itself is T_w^2 g (Kwon eq. 7).
-        scaled = [
-            g if t is None else g * t for (_, _, g), t in zip(ascending, operators, strict=True)
-        ]
-        norm = global_norm(scaled)
-        for (group, p, _), g, t in zip(ascending, scaled, operators, strict=True):
-            self._perturbed.append((p, p.clone()))
-            direction = g if t is None else g * t
-            p.add_(direction * ascent_scale(group["rho"], norm).to(p.device))
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the weights back, bit for bit, to where they were before ``first_step``."""
-        for p, before in self._perturbed:
-            p.copy_(before)
-        self._perturbed.clear()
+        """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
+        if self._perturbed:
+            torch._foreach_copy_(self._perturbed, self._buffer("weight", self._perturbed))
+            self._perturbed = []
 
     @torch.no_grad()
-    def second_step(self, zero_grad: bool = False) -> None:
-        """Come back to w and let the base optimizer step with the gradients found at w + e(w)."""
+    def second_step(
+        self, zero_grad: bool = False, scaler: torch.amp.GradScaler | None = None
+    ) -> None:
+        """Come back to w and let the base optimizer step with the gradients found at w + e(w).
+
+        Without ``first_step`` before it, this is one of the plain steps between ascents.
+        """
+        climbed = self._perturbed
         self.restore()
-        self.base_optimizer.step()
+        if self.looksam_alpha or self.gsam_alpha:
+            self._combine(climbed)
+        grads = [p.grad for p in self._params() if p.grad is not None]
+        if grads:
+            self._base_step(grads, scaler)
+        self.steps, self._nonfinite = self.steps + 1, None
+        self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
             self.zero_grad()
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
-        """Make one whole step.
+    def _source(self, p: Tensor) -> Tensor | None:
+        if not self.msam:
+            return p.grad
+        state = self.state.get(p, {})
+        return state.get("momentum_buffer", state.get("exp_avg"))
 
-        Args:
-            closure: runs one forward and backward pass and returns the loss. It is called twice;
-                no backward pass is needed beforehand.
+    def _directions(self, params: list[Tensor], consume: bool) -> list[Tensor]:
+        """Ascent directions, free to be overwritten; the gradients themselves where they may be."""
+        found: list[Any] = [self._source(p) for p in params]
+        if self.msam:
+            return list(torch._foreach_neg(found))
+        if self.looksam_alpha or self.gsam_alpha:
+            torch._foreach_copy_(self._buffer("gradient", params), found)
+        # The ascent's small factor would vanish in float16.
+        found = [g.float() if g.dtype.itemsize < 4 else g if consume else g.clone() for g in found]
+        if self.fsam_sigma:  # m = lambda m + (1 - lambda) g; g - sigma m
+            mean = self._buffer("mean", params)
+            torch._foreach_mul_(mean, self.fsam_lambda)
+            torch._foreach_add_(
+                mean, [_finite(g.clone()) for g in found], alpha=1 - self.fsam_lambda
+            )
+            torch._foreach_sub_(found, mean, alpha=self.fsam_sigma)
+        return found
 
-        Returns:
-            The loss at the weights before the step.
+    def _climb(
+        self, groups: list[dict[str, Any]], params: list[Tensor], directions: list[Tensor]
+    ) -> None:
+        adaptive = [
+            (d, p.abs().add_(g["eta"]))
+            for g, p, d in zip(groups, params, directions, strict=True)
+            if g["adaptive"] and (g["normalise_bias"] or id(p) not in self._biases)
+        ]
+        scaled, operators = [d for d, _ in adaptive], [t for _, t in adaptive]
+        if adaptive:  # T_w g, whose norm is the ascent's; the step itself is T_w^2 g (Kwon eq. 7)
+            torch._foreach_mul_(scaled, operators)
+        norm = global_norm(directions)
+        if adaptive:
+            torch._foreach_mul_(scaled, operators)
+        self._nonfinite = (~norm.isfinite()).float()
+        if not self.sync_ascent and distributed.is_initialized():  # all ranks skip, or none
+            distributed.all_reduce(self._nonfinite, distributed.ReduceOp.MAX)
+        # Reading the flag is free on a CPU; an accelerator's would make the host wait.
+        if self._nonfinite.device.type != "cpu" or self._nonfinite:
+            directions = [_finite(direction) for direction in directions]
+        torch._foreach_copy_(self._buffer("weight", params), params)
+        self._perturbed = params
+        rhos = [(group["rho"], p.device) for group, p in zip(groups, params, strict=True)]
+        for rho, device in dict.fromkeys(rhos):
+            block = [i for i, key in enumerate(rhos) if key == (rho, device)]
+            moves = [directions[i] for i in block]
+            torch._foreach_mul_(moves, ascent_scale(rho, norm).to(device))
+            torch._foreach_add_([params[i] for i in block], moves)
 
-        Raises:
-            TypeError: no closure.
-        """
-        if closure is None:
-            raise TypeError("SAM.step needs a closure that runs forward and backward passes")
-        with torch.enable_grad():
-            self.zero_grad()
-            loss = closure()
-            self.first_step(zero_grad=True)
-            try:
-                with frozen_batch_norm(*([] if self.model is None else [self.model])):
-                    closure()
-            except BaseException:
-                self.restore()
-                raise
-        self.second_step()
-        return loss
+    def _combine(self, climbed: list[Tensor]) -> None:
+        """Make the gradients those of GSAM and LookSAM."""
+        kept = {p: g for p, g in self._buffers["gradient"].items() if p.grad is not None}
+        if climbed:  # those of both passes of this step, and of no other
+            kept = self._buffers["gradient"] = {p: kept[p] for p in climbed if p in kept}
+        if not kept:
+            return
+        grads, first = [p.grad for p in kept if p.grad is not None], list(kept.values())
+        if climbed:
+            orthogonal = orthogonal_part(grads, first)
+            if self.gsam_alpha:  # g_s - alpha g_orthogonal
+                torch._foreach_sub_(grads, orthogonal_part(first, grads), alpha=self.gsam_alpha)
+            torch._foreach_copy_(first, [_finite(g) for g in orthogonal])  # LookSAM's g_v
+        elif self.looksam_alpha:  # g + alpha |g| / |g_v| g_v
+            scale = ascent_scale(self.looksam_alpha, global_norm(first)) * global_norm(grads)
+            torch._foreach_add_(grads, [scale.to(g) * g for g in first])
+
+    def _base_step(self, grads: list[Tensor], scaler: torch.amp.GradScaler | None) -> None:
+        base: Any = self.base_optimizer
+        found = (~global_norm(grads).isfinite()).float()
+        if self._nonfinite is not None:
+            found = torch.maximum(found, self._nonfinite.to(found.device))
+        self._skipped = found + self._skipped.to(found.device)
+        if scaler is not None and scaler.is_enabled():
+            grads[0].div_(1 - found)  # shows the scaler what the first pass found
+            scaler.step(base)
+        elif getattr(base, "_step_supports_amp_scaling", False):  # fused: skips by itself
+            base.grad_scale, base.found_inf = None, found
+            base.step()
+            del base.grad_scale, base.found_inf
+        elif not found:  # only here the host waits for an accelerator: unless fused=True
+            base.step()
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _buffer(self, name: str, params: list[Tensor]) -> list[Tensor]:
+        buffers = self._buffers[name]
+        for p in params:
+            if p not in buffers:
+                buffers[p] = torch.zeros_like(p)
+        return [buffers[p] for p in params]
 
     # --- one state and one list of groups, shared with the base optimizer -------------------------
     def _share_with_base(self) -> None:
+        named = () if self.model is None else self.model.named_parameters()
+        names = {id(p): name for name, p in named}
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-            for name in ("rho", "eta"):
-                if not (math.isfinite(group[name]) and group[name] >= 0):
-                    raise ValueError(f"SAM: {name}={group[name]} is not a finite number >= 0")
+            self._check(group)
+            names.update(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
+        params = self._params()
+        rule = {id(p): "weight" if p.ndim > 1 else "bias" for p in params} | names
+        self._biases = {id(p) for p in params if "weight" not in rule[id(p)]}
         self.base_optimizer.param_groups = self.param_groups
         self.base_optimizer.state = self.state
+
+    def _check(self, group: dict[str, Any]) -> None:
+        for name in ("rho", "eta", "looksam_alpha", "gsam_alpha", "fsam_sigma", "start"):
+            value = group[name] if name in group else getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"SAM: {name}={value} is not a finite number >= 0")
+        parts = bool(self.looksam_alpha or self.gsam_alpha)
+        momentum = group.get("momentum") or "betas" in group
+        for wrong, need in (
+            (self.every < 1, "every >= 1"),
+            (not 0 <= self.fsam_lambda < 1, "0 <= fsam_lambda < 1"),
+            (self.msam and not momentum, "a base optimizer with momentum for msam"),
+            (self.msam and (parts or self.fsam_sigma), "a gradient at w, which msam has not"),
+            (not self.sync_ascent and self.model is None, "model= for sync_ascent=False"),
+            (not self.sync_ascent and parts, "sync_ascent for LookSAM and GSAM: ranks would part"),
+            (group.get("maximize"), "a negated loss instead of maximize=True"),
+        ):
+            if wrong:
+                raise ValueError(f"SAM needs {need}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -221,24 +407,41 @@ class SAM(Optimizer):
             self._share_with_base()
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's whole state and the groups; no copy of weights.
+        """The base optimizer's whole state, the groups and what the options remember.
 
         Raises:
             RuntimeError: called between ``first_step`` and ``second_step``.
         """
         if self._perturbed:
             raise RuntimeError("SAM: no state_dict between first_step and second_step")
-        return super().state_dict()
+        own: dict[str, Any] = {"steps": self.steps, "skipped": self.skipped}
+        for name in ("gradient", "mean"):
+            buffers = self._buffers[name]
+            own[name] = {i: buffers[p] for i, p in enumerate(self._params()) if p in buffers}
+        return {**super().state_dict(), "sam": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._share_with_base()
+        """Load what ``state_dict`` gave, or what that of davda54's SAM gave."""
+        # davda54's keeps a backup of the weights in its state.
+        entries = state_dict["state"].items()
+        state = {i: {k: v for k, v in s.items() if k != "old_p"} for i, s in entries}
+        super().load_state_dict({**state_dict, "state": state})
+        own = state_dict.get("sam", {})
+        self.steps, self._skipped = own.get("steps", 0), torch.tensor(float(own.get("skipped", 0)))
+        params = self._params()
+        for name in ("gradient", "mean"):
+            kept = own.get(name, {}).items()
+            self._buffers[name] = {params[i]: buffer.to(params[i]).clone() for i, buffer in kept}
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("base_optimizer", "model", "_perturbed")
-        return {**super().__getstate__(), **{name: self.__dict__[name] for name in own}}
+        # Hooks stay behind, as in torch, and so does the wrapper that schedulers put around step.
+        return {k: v for k, v in vars(self).items() if k != "step" and not k.endswith("_hooks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "base_optimizer" in self.__dict__:  # absent while load_state_dict runs
             self._share_with_base()
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
