@@ -1,0 +1,75 @@
+"""Timing of alternatives in turns, so that a machine's slow minutes fall on all of them alike."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RESAMPLES = 2000  # of the bootstrap
+
+
+def in_turns(
+    alternatives: dict[str, Callable[[], float | None]], rounds: int, warmup: int = 2
+) -> dict[str, np.ndarray]:
+    """Call each alternative once a round.
+
+    Args:
+        alternatives: by name; one that times a part of itself returns its seconds, else None.
+        rounds: measurements of each.
+        warmup: rounds before them that don't count.
+
+    Returns:
+        Seconds of each call, shape (rounds,).
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    for turn in range(warmup + rounds):
+        for name, call in alternatives.items():
+            start = now()
+            own = call()
+            taken = now() - start if own is None else own
+            if turn >= warmup:
+                seconds[name].append(taken)
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def now() -> float:
+    """Seconds on a clock, when all work given to an accelerator so far is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
+    """Ratio of medians and its 95 % interval, bootstrapped over rounds."""
+    rng = np.random.default_rng(0)
+    rounds = rng.integers(len(above), size=(RESAMPLES, len(above)))
+    ratios = np.median(above[rounds], axis=1) / np.median(below[rounds], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(np.median(above) / np.median(below)), float(low), float(high)
+
+
+def machine() -> str:
+    """The processor, the instructions that decide about bf16, threads and torch, in one line."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    found = re.search(r"model name\s*:\s*(.+)", text)
+    name = found[1] if found else platform.processor() or platform.machine()
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()}, {name}"
+    features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
+    return (
+        f"{name} ({', '.join(features) or 'no AVX2'}), {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
