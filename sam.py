@@ -26,6 +26,7 @@ or, in two steps, as in https://github.com/davda54/sam, whose interface this kee
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -36,16 +37,18 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
+Block = tuple[dict[str, Any], list[Tensor], list[Tensor]]  # group, parameters, directions
+
 __all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm", "normalisation_only"]
 
 
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """Euclidean norm of all tensors together, 0-dim, accumulated in float32 or wider."""
-    norms: list[Tensor] = []
-    for dtype in {tensor.dtype for tensor in tensors}:
-        same = [tensor for tensor in tensors if tensor.dtype == dtype]
-        norms += torch._foreach_norm(same, 2, dtype=torch.promote_types(dtype, torch.float32))
-    return torch.linalg.vector_norm(torch.stack([n.to(tensors[0].device) for n in norms]))
+    dtype = functools.reduce(torch.promote_types, {t.dtype for t in tensors}, torch.float32)
+    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
+    if len({norm.get_device() for norm in norms}) > 1:
+        norms = [norm.to(norms[0].device) for norm in norms]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def ascent_scale(rho: float, norm: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ def ascent_scale(rho: float, norm: Tensor) -> Tensor:
 
     A zero direction stays zero; one of infinite or NaN length gets 0.
     """
-    return (rho / norm.clamp_min(1e-30)).nan_to_num_(nan=0.0)
+    return (rho / norm).nan_to_num_(nan=0.0, posinf=0.0)
 
 
 def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
@@ -164,8 +167,9 @@ class SAM(Optimizer):
         self.fsam_sigma, self.fsam_lambda = fsam_sigma, fsam_lambda
         self.same_dropout, self.sync_ascent = same_dropout, sync_ascent
         self.steps, self._skipped = 0, torch.zeros(())
-        self._nonfinite: Tensor | None = None  # 1 if the first pass had such a gradient
+        self._norm: Tensor | None = None  # of the first pass; not finite: the step is left out
         self._perturbed: list[Tensor] = []  # parameters that are not at w now
+        self._weights: list[Tensor] = []  # where they were
         # per parameter: w; LookSAM's and GSAM's gradient at w, then LookSAM's g_v; FSAM's mean
         self._buffers: dict[str, dict[Tensor, Tensor]] = {"weight": {}, "gradient": {}, "mean": {}}
         self._share_with_base()
@@ -236,19 +240,20 @@ class SAM(Optimizer):
         """
         if self._perturbed:
             raise RuntimeError("SAM: first_step called twice; call second_step in between")
-        pairs = [(g, p) for g in self.param_groups if g["rho"] > 0 for p in g["params"]]
-        pairs = [(group, p) for group, p in pairs if self._source(p) is not None]
-        if pairs:
-            groups, params = [group for group, _ in pairs], [p for _, p in pairs]
-            self._climb(groups, params, self._directions(params, consume=zero_grad))
+        blocks: list[Block] = []
+        for group in self.param_groups:
+            if group["rho"] > 0 and (params := [p for p in group["params"] if self._source(p) is not None]):
+                blocks.append((group, params, self._directions(params, consume=zero_grad)))
+        if blocks:
+            self._climb(blocks)
         if zero_grad:
-            self.zero_grad()
+            self._drop_gradients()
 
     @torch.no_grad()
     def restore(self) -> None:
         """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
         if self._perturbed:
-            torch._foreach_copy_(self._perturbed, self._buffer("weight", self._perturbed))
+            torch._foreach_copy_(self._perturbed, self._weights)
             self._perturbed = []
 
     @torch.no_grad()
@@ -266,10 +271,10 @@ class SAM(Optimizer):
         grads = [p.grad for p in self._params() if p.grad is not None]
         if grads:
             self._base_step(grads, scaler)
-        self.steps, self._nonfinite = self.steps + 1, None
+        self.steps, self._norm = self.steps + 1, None
         self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
-            self.zero_grad()
+            self._drop_gradients()
 
     def _source(self, p: Tensor) -> Tensor | None:
         if not self.msam:
@@ -295,34 +300,37 @@ class SAM(Optimizer):
             torch._foreach_sub_(found, mean, alpha=self.fsam_sigma)
         return found
 
-    def _climb(
-        self, groups: list[dict[str, Any]], params: list[Tensor], directions: list[Tensor]
-    ) -> None:
-        adaptive = [
-            (d, p.abs().add_(g["eta"]))
-            for g, p, d in zip(groups, params, directions, strict=True)
-            if g["adaptive"] and (g["normalise_bias"] or id(p) not in self._biases)
-        ]
-        scaled, operators = [d for d, _ in adaptive], [t for _, t in adaptive]
-        if adaptive:  # T_w g, whose norm is the ascent's; the step itself is T_w^2 g (Kwon eq. 7)
-            torch._foreach_mul_(scaled, operators)
-        norm = global_norm(directions)
-        if adaptive:
-            torch._foreach_mul_(scaled, operators)
-        self._nonfinite = (~norm.isfinite()).float()
+    def _climb(self, blocks: list[Block]) -> None:
+        operators = [self._operators(group, params) for group, params, _ in blocks]
+        for (*_, directions), t in zip(blocks, operators, strict=True):
+            if t:  # T_w g, whose norm is the ascent's; the step itself is T_w^2 g (Kwon eq. 7)
+                torch._foreach_mul_(directions, t)
+        norm = self._norm = global_norm([d for *_, directions in blocks for d in directions])
+        # Reading the norm is free on a CPU; an accelerator's would make the host wait.
+        finite = norm.device.type == "cpu" and math.isfinite(norm)
+        self._perturbed = [p for _, params, _ in blocks for p in params]
+        self._weights = self._buffer("weight", self._perturbed)
+        torch._foreach_copy_(self._weights, self._perturbed)
+        for (group, params, directions), t in zip(blocks, operators, strict=True):
+            if t:
+                torch._foreach_mul_(directions, t)
+            if not finite:
+                directions = [_finite(direction) for direction in directions]
+            scale = ascent_scale(group["rho"], norm)
+            if len({p.get_device() for p in params}) > 1:
+                torch._foreach_mul_(directions, [scale.to(d.device) for d in directions])
+            else:
+                torch._foreach_mul_(directions, scale.to(params[0].device))
+            torch._foreach_add_(params, directions)
         if not self.sync_ascent and distributed.is_initialized():  # all ranks skip, or none
-            distributed.all_reduce(self._nonfinite, distributed.ReduceOp.MAX)
-        # Reading the flag is free on a CPU; an accelerator's would make the host wait.
-        if self._nonfinite.device.type != "cpu" or self._nonfinite:
-            directions = [_finite(direction) for direction in directions]
-        torch._foreach_copy_(self._buffer("weight", params), params)
-        self._perturbed = params
-        rhos = [(group["rho"], p.device) for group, p in zip(groups, params, strict=True)]
-        for rho, device in dict.fromkeys(rhos):
-            block = [i for i, key in enumerate(rhos) if key == (rho, device)]
-            moves = [directions[i] for i in block]
-            torch._foreach_mul_(moves, ascent_scale(rho, norm).to(device))
-            torch._foreach_add_([params[i] for i in block], moves)
+            distributed.all_reduce(norm)
+
+    def _operators(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
+        """T_w of each parameter, none at all if they are all 1."""
+        if not group["adaptive"]:
+            return []
+        bias = set() if group["normalise_bias"] else self._biases
+        return [torch.ones_like(p) if id(p) in bias else p.abs().add_(group["eta"]) for p in params]
 
     def _combine(self, climbed: list[Tensor]) -> None:
         """Make the gradients those of GSAM and LookSAM."""
@@ -343,9 +351,10 @@ class SAM(Optimizer):
 
     def _base_step(self, grads: list[Tensor], scaler: torch.amp.GradScaler | None) -> None:
         base: Any = self.base_optimizer
-        found = (~global_norm(grads).isfinite()).float()
-        if self._nonfinite is not None:
-            found = torch.maximum(found, self._nonfinite.to(found.device))
+        norm = global_norm(grads)
+        if self._norm is not None:
+            norm += self._norm.to(norm.device)
+        found = (norm - norm).ne(0).float()  # 1 if infinite or NaN
         self._skipped = found + self._skipped.to(found.device)
         if scaler is not None and scaler.is_enabled():
             grads[0].div_(1 - found)  # shows the scaler what the first pass found
@@ -359,6 +368,10 @@ class SAM(Optimizer):
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+    def _drop_gradients(self) -> None:
+        for p in self._params():  # zero_grad would take 8 us for its profiler's hook
+            p.grad = None
 
     def _buffer(self, name: str, params: list[Tensor]) -> list[Tensor]:
         buffers = self._buffers[name]
