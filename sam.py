@@ -30,6 +30,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,18 +46,20 @@ __all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm", "normalisa
 def global_norm(tensors: list[Tensor]) -> Tensor:
     """Euclidean norm of all tensors together, 0-dim, accumulated in float32 or wider."""
     dtype = functools.reduce(torch.promote_types, {t.dtype for t in tensors}, torch.float32)
-    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
+    norms = list(torch._foreach_norm(tensors, 2, dtype=dtype))
     if len({norm.get_device() for norm in norms}) > 1:
         norms = [norm.to(norms[0].device) for norm in norms]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def ascent_scale(rho: float, norm: Tensor) -> Tensor:
+def ascent_scale(rho: float, norm: float | Tensor) -> float | Tensor:
     """Factor that makes a direction of length ``norm`` one of length ``rho`` (Foret eq. 2).
 
     A zero direction stays zero; one of infinite or NaN length gets 0.
     """
-    return (rho / norm).nan_to_num_(nan=0.0, posinf=0.0)
+    if isinstance(norm, Tensor):
+        return (rho / norm).nan_to_num_(nan=0.0, posinf=0.0)
+    return rho / norm if norm and math.isfinite(norm) else 0.0
 
 
 def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
@@ -166,8 +169,9 @@ class SAM(Optimizer):
         self.looksam_alpha, self.gsam_alpha = looksam_alpha, gsam_alpha
         self.fsam_sigma, self.fsam_lambda = fsam_sigma, fsam_lambda
         self.same_dropout, self.sync_ascent = same_dropout, sync_ascent
-        self.steps, self._skipped = 0, torch.zeros(())
-        self._norm: Tensor | None = None  # of the first pass; not finite: the step is left out
+        self.steps = 0
+        self._skipped: float | Tensor = 0.0
+        self._total: float | Tensor = 0.0  # norm of the first pass, over ranks; to be finite
         self._perturbed: list[Tensor] = []  # parameters that are not at w now
         self._weights: list[Tensor] = []  # where they were
         # per parameter: w; LookSAM's and GSAM's gradient at w, then LookSAM's g_v; FSAM's mean
@@ -242,18 +246,22 @@ class SAM(Optimizer):
             raise RuntimeError("SAM: first_step called twice; call second_step in between")
         blocks: list[Block] = []
         for group in self.param_groups:
-            if group["rho"] > 0 and (params := [p for p in group["params"] if self._source(p) is not None]):
-                blocks.append((group, params, self._directions(params, consume=zero_grad)))
+            sources = self._sources(group["params"]) if group["rho"] > 0 else []
+            found = [source for source in sources if source is not None]
+            if found:
+                pairs = zip(group["params"], sources, strict=True)
+                params = [p for p, source in pairs if source is not None]
+                blocks.append((group, params, self._directions(params, found, zero_grad)))
         if blocks:
             self._climb(blocks)
         if zero_grad:
             self._drop_gradients()
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
         if self._perturbed:
-            torch._foreach_copy_(self._perturbed, self._weights)
+            with torch.no_grad():
+                torch._foreach_copy_(self._perturbed, self._weights)
             self._perturbed = []
 
     @torch.no_grad()
@@ -265,26 +273,27 @@ class SAM(Optimizer):
         Without ``first_step`` before it, this is one of the plain steps between ascents.
         """
         climbed = self._perturbed
-        self.restore()
+        if climbed:
+            torch._foreach_copy_(self._perturbed, self._weights)
+            self._perturbed = []
         if self.looksam_alpha or self.gsam_alpha:
             self._combine(climbed)
         grads = [p.grad for p in self._params() if p.grad is not None]
         if grads:
             self._base_step(grads, scaler)
-        self.steps, self._norm = self.steps + 1, None
+        self.steps, self._total = self.steps + 1, 0.0
         self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
             self._drop_gradients()
 
-    def _source(self, p: Tensor) -> Tensor | None:
+    def _sources(self, params: list[Tensor]) -> list[Tensor | None]:
         if not self.msam:
-            return p.grad
-        state = self.state.get(p, {})
-        return state.get("momentum_buffer", state.get("exp_avg"))
+            return [p.grad for p in params]
+        states = [self.state.get(p, {}) for p in params]
+        return [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
 
-    def _directions(self, params: list[Tensor], consume: bool) -> list[Tensor]:
+    def _directions(self, params: list[Tensor], found: list[Tensor], consume: bool) -> list[Tensor]:
         """Ascent directions, free to be overwritten; the gradients themselves where they may be."""
-        found: list[Any] = [self._source(p) for p in params]
         if self.msam:
             return list(torch._foreach_neg(found))
         if self.looksam_alpha or self.gsam_alpha:
@@ -305,25 +314,21 @@ class SAM(Optimizer):
         for (*_, directions), t in zip(blocks, operators, strict=True):
             if t:  # T_w g, whose norm is the ascent's; the step itself is T_w^2 g (Kwon eq. 7)
                 torch._foreach_mul_(directions, t)
-        norm = self._norm = global_norm([d for *_, directions in blocks for d in directions])
-        # Reading the norm is free on a CPU; an accelerator's would make the host wait.
-        finite = norm.device.type == "cpu" and math.isfinite(norm)
+        norm = global_norm([d for *_, directions in blocks for d in directions])
+        total = norm
+        if not self.sync_ascent and distributed.is_initialized():  # all ranks skip, or none
+            total = norm.clone()
+            distributed.all_reduce(total)
+        # Reading is free on a CPU; an accelerator's would make the host wait.
+        self._total = float(total) if norm.device.type == "cpu" else total
+        length = float(norm) if norm.device.type == "cpu" else norm
         self._perturbed = [p for _, params, _ in blocks for p in params]
         self._weights = self._buffer("weight", self._perturbed)
         torch._foreach_copy_(self._weights, self._perturbed)
         for (group, params, directions), t in zip(blocks, operators, strict=True):
             if t:
                 torch._foreach_mul_(directions, t)
-            if not finite:
-                directions = [_finite(direction) for direction in directions]
-            scale = ascent_scale(group["rho"], norm)
-            if len({p.get_device() for p in params}) > 1:
-                torch._foreach_mul_(directions, [scale.to(d.device) for d in directions])
-            else:
-                torch._foreach_mul_(directions, scale.to(params[0].device))
-            torch._foreach_add_(params, directions)
-        if not self.sync_ascent and distributed.is_initialized():  # all ranks skip, or none
-            distributed.all_reduce(norm)
+            _add_scaled(params, directions, ascent_scale(group["rho"], length))
 
     def _operators(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
         """T_w of each parameter, none at all if they are all 1."""
@@ -351,16 +356,19 @@ class SAM(Optimizer):
 
     def _base_step(self, grads: list[Tensor], scaler: torch.amp.GradScaler | None) -> None:
         base: Any = self.base_optimizer
-        norm = global_norm(grads)
-        if self._norm is not None:
-            norm += self._norm.to(norm.device)
-        found = (norm - norm).ne(0).float()  # 1 if infinite or NaN
-        self._skipped = found + self._skipped.to(found.device)
+        found = _nonfinite(grads)
+        if isinstance(self._total, Tensor):
+            first = (~self._total.isfinite()).float()
+            found = torch.maximum(torch.as_tensor(found, device=first.device), first)
+        elif not math.isfinite(self._total):
+            found = 1.0
+        self._skipped += found
+        as_flag = partial(torch.as_tensor, found, dtype=torch.float32, device=grads[0].device)
         if scaler is not None and scaler.is_enabled():
-            grads[0].div_(1 - found)  # shows the scaler what the first pass found
+            grads[0].div_(1 - as_flag())  # shows the scaler what the first pass found
             scaler.step(base)
         elif getattr(base, "_step_supports_amp_scaling", False):  # fused: skips by itself
-            base.grad_scale, base.found_inf = None, found
+            base.grad_scale, base.found_inf = None, as_flag()
             base.step()
             del base.grad_scale, base.found_inf
         elif not found:  # only here the host waits for an accelerator: unless fused=True
@@ -440,7 +448,7 @@ class SAM(Optimizer):
         state = {i: {k: v for k, v in s.items() if k != "old_p"} for i, s in entries}
         super().load_state_dict({**state_dict, "state": state})
         own = state_dict.get("sam", {})
-        self.steps, self._skipped = own.get("steps", 0), torch.tensor(float(own.get("skipped", 0)))
+        self.steps, self._skipped = own.get("steps", 0), own.get("skipped", 0)
         params = self._params()
         for name in ("gradient", "mean"):
             kept = own.get(name, {}).items()
@@ -458,3 +466,25 @@ class SAM(Optimizer):
 
 def _finite(tensor: Tensor) -> Tensor:
     return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _nonfinite(tensors: list[Tensor]) -> float | Tensor:
+    """1 if any element is infinite or NaN, else 0; on accelerators a tensor, lest the host wait."""
+    if {tensor.get_device() for tensor in tensors} != {-1}:
+        return (~global_norm(tensors).isfinite()).float()
+    found = torch.zeros(())
+    # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
+    torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones(()))
+    return float(found)
+
+
+def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
+    if isinstance(scale, Tensor):
+        directions = [_finite(d) for d in directions]
+        if len({p.get_device() for p in params}) > 1:
+            torch._foreach_mul_(directions, [scale.to(d.device) for d in directions])
+        else:
+            torch._foreach_mul_(directions, scale.to(params[0].device))
+        torch._foreach_add_(params, directions)
+    elif scale:
+        torch._foreach_add_(params, directions, alpha=scale)
