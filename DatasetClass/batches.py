@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,6 +103,17 @@ class Dataset:
         """One line for the log: name, shapes, classes and sizes of the splits."""
         sizes = ", ".join(f"{getattr(self, s).samples:,} {s}" for s in ("train", "val", "test"))
         return f"{self.name}: {self.num_classes} classes; {sizes}"
+
+
+def first_part(batch: Batch, share: float) -> Batch:
+    """The first samples of a batch, ``share`` of them rounded up; the batch itself for share 1."""
+    inputs, targets = batch
+    count = math.ceil(share * len(targets))
+    if count == len(targets):
+        return batch
+    if isinstance(inputs, Tensor):
+        return inputs[:count], targets[:count]
+    return type(inputs).from_data_list(inputs.index_select(range(count))), targets[:count]
 
 
 def subset(indices: Tensor, samples: int | None) -> Tensor:

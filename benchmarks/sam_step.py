@@ -123,7 +123,7 @@ def own_part(params: list[Tensor], grads: list[Tensor], optimizer: Any) -> float
         parts = [partial(optimizer.first_step, True), partial(optimizer.second_step, True)]
     seconds = 0.0
     for index, part in enumerate(parts):
-        if index == 0 or len(parts) == 2 and parts[1] != optimizer.zero_grad:
+        if index == 0 or hasattr(optimizer, "first_step"):  # each pass brings gradients
             give(params, grads)
         start = now()
         part()

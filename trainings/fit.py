@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from DatasetClass.batches import Batch, Dataset
+from DatasetClass.batches import Batch, Dataset, first_part
 from models.smooth_crossentropy import Loss, smooth_crossentropy
+from sam import SAM
 from trainings.options import (
     Defaults,
     make_optimizer,
@@ -52,7 +53,7 @@ def fit(
     """
     train_args = settings(args, defaults)
     refuse_other_run(args, train_args)
-    optimizer = make_optimizer(args, model)
+    optimizer = make_optimizer(args, model, len(dataset.train))
     scheduler = make_scheduler(args, optimizer)
     loss_function = partial(smooth_crossentropy, smoothing=args.label_smoothing)
     content = {
@@ -67,7 +68,8 @@ def fit(
     with Log(args.history, train_args, args.epochs) as log:
         for epoch in range(1, args.epochs + 1):
             start, rate = time.monotonic(), optimizer.param_groups[0]["lr"]
-            metrics = train_epoch(model, dataset, optimizer, loss_function)
+            share = args.ascent_fraction
+            metrics = train_epoch(model, dataset, optimizer, loss_function, share)
             metrics |= evaluate(model, dataset.val, loss_function, "val")
             scheduler.step()
             seconds = time.monotonic() - start
@@ -88,33 +90,41 @@ def fit(
 
 
 def train_epoch(
-    model: nn.Module, dataset: Dataset, optimizer: torch.optim.Optimizer, loss_function: Loss
+    model: nn.Module,
+    dataset: Dataset,
+    optimizer: SAM,
+    loss_function: Loss,
+    ascent_fraction: float = 1.0,
 ) -> dict[str, float]:
-    """One pass over ``dataset.train``; loss and accuracy are those that the steps saw."""
+    """One pass over ``dataset.train``; loss and accuracy are those that the steps saw.
+
+    SAM climbs along the gradient of ``ascent_fraction`` of each batch.
+    """
     model.train()
     total = _Total()
     for batch in dataset.train:
-        passes: list[tuple[Tensor, Tensor]] = []  # of one step: SAM makes two
-        closure = partial(_forward_backward, model, optimizer, loss_function, batch, passes)
-        optimizer.step(closure)
-        total.add(*passes[0], batch[1])  # the first is at the weights themselves
+        ascent = first_part(batch, ascent_fraction) if optimizer.passes == 2 else batch
+        coming = [batch, ascent]  # of one step: SAM makes two passes, the first at the weights
+        passes: list[tuple[Tensor, Tensor, Tensor]] = []
+        optimizer.step(partial(_forward_backward, model, optimizer, loss_function, coming, passes))
+        total.add(*passes[0])
     return total.metrics("train")
 
 
 def _forward_backward(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: SAM,
     loss_function: Loss,
-    batch: Batch,
-    passes: list[tuple[Tensor, Tensor]],
+    coming: list[Batch],
+    passes: list[tuple[Tensor, Tensor, Tensor]],
 ) -> Tensor:
-    inputs, targets = batch
+    inputs, targets = coming.pop()
     optimizer.zero_grad()
     logits = model(inputs)
     losses = loss_function(logits, targets)
     loss = losses.mean()
     loss.backward()
-    passes.append((logits.detach(), losses.detach()))
+    passes.append((logits.detach(), losses.detach(), targets))
     return loss.detach()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from sam import SAM
+from sam import SAM, normalisation_only
 from utilities import checkpoint
 from utilities.cli import (
     Parser,
@@ -60,6 +60,7 @@ def add_flags(parser: Parser, defaults: Defaults) -> None:
     group.add_argument(
         "--rho", type=non_negative_float, help=f"radius of the neighbourhood (default: {radii})"
     )
+    _add_sam_flags(parser.add_argument_group("relatives of SAM, see sam.py for the papers"))
     group.add_argument("--learning_rate", type=positive_float, help="at the start")
     group.add_argument("--momentum", type=fraction, help="of SGD")
     group.add_argument("--weight_decay", type=non_negative_float, help="L2 penalty")
@@ -88,12 +89,55 @@ def add_flags(parser: Parser, defaults: Defaults) -> None:
     parser.set_defaults(**{k: v for k, v in values.items() if k not in ("name", "dataset")})
 
 
+def _add_sam_flags(group: Any) -> None:
+    group.add_argument(
+        "--every", type=positive_int, default=1, help="climb in every k-th step, else plain steps"
+    )
+    group.add_argument(
+        "--looksam_alpha",
+        type=non_negative_float,
+        default=0.0,
+        help="LookSAM: weight of the last ascent's orthogonal part in the steps between",
+    )
+    group.add_argument(
+        "--sam_start", type=fraction, default=0.0, help="share of the run before the first ascent"
+    )
+    group.add_argument(
+        "--ascent_fraction", type=fraction, default=1.0, help="share of each batch that climbs"
+    )
+    group.add_argument(
+        "--gsam_alpha",
+        type=non_negative_float,
+        default=0.0,
+        help="GSAM: the surrogate gap's weight",
+    )
+    group.add_argument(
+        "--fsam_sigma",
+        type=non_negative_float,
+        default=0.0,
+        help="Friendly SAM: share of the gradients' mean that is left out of the ascent",
+    )
+    group.add_argument("--fsam_lambda", type=fraction, default=0.9, help="decay of that mean")
+    group.add_argument("--eta", type=non_negative_float, default=0.01, help="ASAM: T_w = |w| + eta")
+    for name, text in (
+        ("--normalise_bias", "ASAM: T_w for biases too, as davda54/sam"),
+        ("--only_norm", "SAM-ON: climb with the normalisation layers' parameters only"),
+        ("--msam", "MSAM: climb along the momentum, in one pass a step"),
+        ("--same_dropout", "the same dropout masks in both passes"),
+    ):
+        group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=text)
+
+
 def settle(args: argparse.Namespace, defaults: Defaults) -> None:
     """Set what follows from other flags: ``rho``, and ``files``, the names of the results.
 
     Raises:
         ValueError: ``--tag`` can't be a part of a file name.
     """
+    if args.ascent_fraction == 0:
+        raise ValueError("--ascent_fraction 0: no sample would climb; use --rho 0 for that")
+    if args.looksam_alpha and args.every == 1:
+        raise ValueError("--looksam_alpha: acts between ascents only; add --every 5")
     if args.optimizer not in RHO:
         if args.rho:
             print(f"note: --rho {args.rho} has no effect on {args.optimizer}")
@@ -138,17 +182,35 @@ def refuse_other_run(args: argparse.Namespace, train_args: dict[str, Any]) -> No
         )
 
 
-def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that the flags name."""
+def make_optimizer(args: argparse.Namespace, model: nn.Module, epoch_steps: int) -> SAM:
+    """The optimizer that the flags name; with rho 0, SAM is its base optimizer, bit for bit.
+
+    Raises:
+        ValueError: options of SAM exclude each other.
+    """
     name = args.base_optimizer if args.optimizer in RHO else args.optimizer
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
     if name == "SGD":
         kind, options["momentum"] = torch.optim.SGD, args.momentum
-    if args.optimizer not in RHO:
-        return kind(model.parameters(), **options)
-    adaptive = args.optimizer == "ASAM"
-    return SAM(model.parameters(), kind, rho=args.rho, adaptive=adaptive, model=model, **options)
+    return SAM(
+        normalisation_only(model) if args.only_norm else model.parameters(),
+        kind,
+        rho=args.rho,
+        adaptive=args.optimizer == "ASAM",
+        model=model,
+        eta=args.eta,
+        normalise_bias=args.normalise_bias,
+        every=args.every,
+        looksam_alpha=args.looksam_alpha,
+        start=round(args.sam_start * args.epochs * epoch_steps),
+        gsam_alpha=args.gsam_alpha,
+        fsam_sigma=args.fsam_sigma,
+        fsam_lambda=args.fsam_lambda,
+        msam=args.msam,
+        same_dropout=args.same_dropout,
+        **options,
+    )
 
 
 def _constant(progress: float) -> float:
