@@ -46,8 +46,16 @@ def test_checkpoint_of_davda54s_sam_loads() -> None:
     model = network()
     params = list(model.parameters())
     momentum = [torch.randn_like(p) for p in params]
-    group = {"rho": 0.2, "adaptive": False, "lr": 0.3, "momentum": 0.9, "dampening": 0,
-             "weight_decay": 0.0, "nesterov": False, "params": list(range(len(params)))}  # fmt: skip
+    group = {
+        "rho": 0.2,
+        "adaptive": False,
+        "lr": 0.3,
+        "momentum": 0.9,
+        "dampening": 0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+        "params": list(range(len(params))),
+    }
     state = {
         i: {"old_p": torch.zeros_like(p), "momentum_buffer": m}
         for i, (p, m) in enumerate(zip(params, momentum, strict=True))
