@@ -47,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         file = args.out_dir / "to_plot" / f"model_GCN_{optimizer}_rho{rho}.pt"
         model = [f"--model_file={file}"]
+        # A demo that is run again starts anew; the flag says so.
         train = [f"--optimizer={optimizer}", f"--rho={rho}", f"--epochs={args.epochs}"]
+        train.append("--overwrite")
         script = "trainings/my_train_GCN.py"
         step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
         script = f"{landscape}/plot_surface.py"
-        # A demo that is run again starts anew; the flag says so.
         surface = args.out_dir / "to_plot" / f"demo_GCN_{optimizer}.h5"
         flags = [*model, f"--x={grid}", f"--y={grid}", f"--surf_file={surface}", "--overwrite"]
         step(f"loss surface, {optimizer}", script, plot_surface.main, flags, folders)

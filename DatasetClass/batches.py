@@ -16,9 +16,14 @@ Fetch = Callable[[Tensor], Batch]  # sample indices (batch,) int64 on the CPU ->
 class Batches:
     """Iterate over ``indices`` in batches, in fixed order or shuffled by ``generator``.
 
+    An iteration over shuffled batches can be stopped, kept as ``state_dict`` and gone on with in
+    another process: the next batch is then the one that would have come.
+
     Attributes:
         samples: number of samples that one iteration yields.
-        generator: CPU generator that every iteration draws from, or None for fixed order.
+        generator: CPU generator that every iteration draws its order from, or None.
+        weights: (samples,), how often to draw each sample, with replacement; None for each once.
+        rank, world: this process's share of a batch is the ``rank``-th of ``world`` equal parts.
     """
 
     def __init__(
@@ -31,22 +36,57 @@ class Batches:
         self.fetch, self.indices, self.batch_size = fetch, indices, batch_size
         self.generator = generator
         self.samples = len(indices)
+        self.weights: Tensor | None = None
+        self.rank, self.world = 0, 1
+        self.order: Tensor | None = None  # of the present iteration
+        self.position = 0  # how many of them have been yielded
+        self._loaded = False
 
     def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
+        whole, rest = divmod(self.samples, self.batch_size)
+        return whole + (rest >= self.world)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self.indices
+        if not self._loaded:
+            self.order, self.position = self._draw(), 0
+        self._loaded = False
+        assert self.order is not None
+        for piece in self.order[self.position :].split(self.batch_size):
+            self.position += len(piece)
+            part = len(piece) // self.world  # equal parts: up to world - 1 samples are left out
+            if part:
+                yield self.fetch(piece[self.rank * part : (self.rank + 1) * part])
+        self.order = None
+
+    def _draw(self) -> Tensor:
+        if self.generator is None:
+            return self.indices
+        if self.weights is None:
+            return self.indices[torch.randperm(self.samples, generator=self.generator)]
+        drawn = torch.multinomial(self.weights, self.samples, True, generator=self.generator)
+        return self.indices[drawn]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the present iteration stands, and the generator's state."""
+        state: dict[str, Any] = {"order": self.order, "position": self.position}
         if self.generator is not None:
-            order = order[torch.randperm(self.samples, generator=self.generator)]
-        return map(self.fetch, order.split(self.batch_size))
+            state["generator"] = self.generator.get_state()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration go on where ``state`` was taken."""
+        self.order, self.position = state["order"], state["position"]
+        self._loaded = self.order is not None
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
 
 
 class Dataset:
     """Three splits of one data set.
 
-    Subclasses set ``name``, ``num_classes``, ``model_args`` (the model's arguments that follow
-    from the data), ``data_args`` (what rebuilds the same splits), and call ``make_splits``.
+    Subclasses set ``name``, ``num_classes``, ``labels`` (of all samples, (N,) int64),
+    ``model_args`` (the model's arguments that follow from the data), ``data_args`` (what rebuilds
+    the same splits), and call ``make_splits``.
 
     Attributes:
         train: shuffled and augmented batches.
@@ -55,6 +95,7 @@ class Dataset:
 
     name: str
     num_classes: int
+    labels: Tensor
     model_args: dict[str, int]
     data_args: dict[str, Any]
     train: Batches
@@ -74,11 +115,47 @@ class Dataset:
         for split, indices in splits.items():
             if len(indices) == 0:
                 raise ValueError(f"{self.name}: its {split} split is empty; the set is too small")
-        generator = torch.Generator().manual_seed(seed)
-        self.generator = generator
-        self.train = Batches(self.fetch_augmented, splits["train"], batch_size, generator)
+        self.seed = seed
+        # Apart: processes that share a run draw one order, but each its own augmentation.
+        order, self.generator = torch.Generator(), torch.Generator()
+        order.manual_seed(seed)
+        self.generator.manual_seed(seed + 1)
+        self.train = Batches(self.fetch_augmented, splits["train"], batch_size, order)
         self.val = Batches(self.fetch, splits["val"], batch_size)
         self.test = Batches(self.fetch, splits["test"], batch_size)
+
+    def share(self, rank: int, world: int) -> None:
+        """Take one process's part: of each training batch, and of the other splits.
+
+        Raises:
+            ValueError: a training batch can't be split evenly.
+        """
+        if self.train.batch_size % world:
+            raise ValueError(
+                f"--batch_size {self.train.batch_size}: not a multiple of the {world} processes "
+                "that share each batch"
+            )
+        self.train.rank, self.train.world = rank, world
+        self.generator.manual_seed(self.seed + 1 + rank)
+        for batches in (self.val, self.test):
+            batches.indices = batches.indices[rank::world]
+            batches.samples = len(batches.indices)
+
+    def balance(self) -> None:
+        """Draw training samples with replacement so that every class comes equally often."""
+        self.train.weights = self.class_weights()[self._train_labels()]
+
+    def class_weights(self) -> Tensor:
+        """Weights (classes,) inversely proportional to a class's training samples, mean 1.
+
+        Classes without any have weight 0 and don't count in the mean.
+        """
+        counts = self._train_labels().bincount(minlength=self.num_classes)
+        weights = torch.where(counts > 0, 1 / counts.clamp_min(1), 0.0)
+        return weights / weights[counts > 0].mean()
+
+    def _train_labels(self) -> Tensor:
+        return self.labels.cpu()[self.train.indices]
 
     def fetch(self, indices: Tensor) -> Batch:
         """The batch of these samples, without augmentation."""

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import random
+import math
 import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from DatasetClass.batches import Batch, Dataset, first_part
 from models.smooth_crossentropy import Loss, smooth_crossentropy
-from sam import SAM
-from trainings.options import (
-    Defaults,
-    make_optimizer,
-    make_scheduler,
-    refuse_other_run,
-    settings,
-)
-from utilities import checkpoint
+from trainings.files import RunFiles, command, record
+from trainings.options import Defaults, settings
+from trainings.state import TrainingState
 from utilities.cli import report_files
+from utilities.interrupt import Interrupted, Interruption
 from utilities.log import Log
-
-
-def set_seed(seed: int) -> None:
-    """Seed every generator that a training may draw from."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+from utilities.metrics import class_report
+from utilities.precision import autocast
+from utilities.ranks import Ranks
 
 
 def fit(
@@ -41,139 +30,147 @@ def fit(
     dataset: Dataset,
     model: nn.Module,
     model_args: dict[str, Any],
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Train, keep the best epoch on validation and the last, test the best one once.
 
     Returns:
-        Metrics of the best epoch: losses, accuracies in percent, the test's too.
+        Metrics of the best epoch: losses, accuracies and macro F1 in percent, the test's too.
 
     Raises:
         ValueError: the files to write hold another run, or the loss became NaN or infinite.
         OSError: results can't be written.
+        Interrupted: asked to stop; the state is saved.
     """
-    train_args = settings(args, defaults)
-    refuse_other_run(args, train_args)
-    optimizer = make_optimizer(args, model, len(dataset.train))
-    scheduler = make_scheduler(args, optimizer)
-    loss_function = partial(smooth_crossentropy, smoothing=args.label_smoothing)
     content = {
         "model": defaults.name,
         "model_args": model_args,
         "dataset": dataset.name,
         "data_args": dataset.data_args,
-        "train_args": train_args,
+        "train_args": settings(args, defaults),
+        "record": record(args.argv),
     }
-    best: dict[str, Any] = {}
-    print(dataset.describe())
-    with Log(args.history, train_args, args.epochs) as log:
-        for epoch in range(1, args.epochs + 1):
-            start, rate = time.monotonic(), optimizer.param_groups[0]["lr"]
-            share = args.ascent_fraction
-            metrics = train_epoch(model, dataset, optimizer, loss_function, share)
-            metrics |= evaluate(model, dataset.val, loss_function, "val")
-            scheduler.step()
-            seconds = time.monotonic() - start
-            log(epoch=epoch, learning_rate=rate, **metrics, seconds=round(seconds, 3))
-            state = {**content, "epoch": epoch, "metrics": metrics}
-            state["state_dict"] = model.state_dict()
-            _refuse_nonfinite(state, args.best)
-            if _better(metrics, best.get("metrics")):
-                best = state
-                checkpoint.save(args.best, state)
-    checkpoint.save(args.last, state)
-    best = checkpoint.load(args.best)
-    checkpoint.load_weights(model, best, args.best)
-    best["metrics"] |= evaluate(model, dataset.test, loss_function, "test")
-    checkpoint.save(args.best, best)
-    _report(best, args)
+    state = TrainingState(args, dataset, model, ranks)
+    loss = partial(smooth_crossentropy, smoothing=args.label_smoothing)
+    with RunFiles(args, content, ranks) as files, Interruption(ranks) as interruption:
+        files.resume(state)
+        with Log(args, content, state.rows, quiet=not ranks.writer) as log:
+            log.say(dataset.describe())
+            while state.epoch < args.epochs:
+                run_epoch(state, loss, files, log, interruption)
+        best = files.finish(model, lambda model: state.evaluate(model, dataset.test, loss))
+    report(best, state, log)
     return best["metrics"]
 
 
-def train_epoch(
-    model: nn.Module,
-    dataset: Dataset,
-    optimizer: SAM,
-    loss_function: Loss,
-    ascent_fraction: float = 1.0,
-) -> dict[str, float]:
-    """One pass over ``dataset.train``; loss and accuracy are those that the steps saw.
+def run_epoch(
+    state: TrainingState, loss: Loss, files: RunFiles, log: Log, interruption: Interruption
+) -> None:
+    """Train an epoch, or what is left of it, validate, log and save."""
+    started = time.monotonic()
+    rate = state.rate(state.epoch * len(state.dataset.train))
+    train_epoch(state, loss, partial(pause, state, files, interruption))
+    refuse_bad_loss(state, state.total.first_bad(), files)
+    state.end_epoch()
+    model = state.average.evaluated()
+    metrics = state.total.over(state.ranks).metrics("train")
+    metrics |= state.evaluate(model, state.dataset.val, loss).metrics("val")
+    log(epoch=state.epoch, learning_rate=rate, **metrics, seconds=time.monotonic() - started)
+    if better(metrics, state.best, state.args.select):
+        state.best = {**metrics, "epoch": state.epoch}
+        files.keep_best(state.epoch, metrics, model)
+    state.metrics, state.total = metrics, state.new_total()
+    if state.ranks.agree(files.due() or state.epoch == state.args.epochs):
+        files.save(state)
 
-    SAM climbs along the gradient of ``ascent_fraction`` of each batch.
-    """
-    model.train()
-    total = _Total()
-    for batch in dataset.train:
-        ascent = first_part(batch, ascent_fraction) if optimizer.passes == 2 else batch
+
+def train_epoch(state: TrainingState, loss: Loss, after_step: Callable[[], None]) -> None:
+    """One pass over ``dataset.train``; ``state.total`` sums up what the steps saw."""
+    share = state.args.ascent_fraction  # of each batch, which SAM climbs along
+    state.network.train()
+    for batch in state.dataset.train:
+        ascent = first_part(batch, share) if state.optimizer.passes == 2 else batch
         coming = [batch, ascent]  # of one step: SAM makes two passes, the first at the weights
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        optimizer.step(partial(_forward_backward, model, optimizer, loss_function, coming, passes))
-        total.add(*passes[0])
-    return total.metrics("train")
+        state.step(partial(forward_backward, state, loss, coming, passes))
+        state.total.add(*passes[0])
+        after_step()
 
 
-def _forward_backward(
-    model: nn.Module,
-    optimizer: SAM,
+def forward_backward(
+    state: TrainingState,
     loss_function: Loss,
     coming: list[Batch],
     passes: list[tuple[Tensor, Tensor, Tensor]],
 ) -> Tensor:
+    """The closure of a step: one forward and backward pass of the next batch in ``coming``."""
     inputs, targets = coming.pop()
-    optimizer.zero_grad()
-    logits = model(inputs)
+    state.optimizer.zero_grad()
+    with autocast(state.args.precision, state.ranks.device):
+        logits = state.network(inputs)
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
     losses = loss_function(logits, targets)
-    loss = losses.mean()
-    loss.backward()
+    weighted = losses if state.class_weights is None else state.class_weights[targets] * losses
+    state.scaler.scale(weighted.mean()).backward()
     passes.append((logits.detach(), losses.detach(), targets))
-    return loss.detach()
+    return losses.detach().mean()
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Any, loss_function: Loss, name: str) -> dict[str, float]:
-    """Mean loss and accuracy in percent over ``batches``, in eval mode, as ``<name>_loss/_acc``."""
-    model.eval()
-    total = _Total()
-    for inputs, targets in batches:
-        logits = model(inputs)
-        total.add(logits, loss_function(logits, targets), targets)
-    return total.metrics(name)
+def pause(state: TrainingState, files: RunFiles, interruption: Interruption) -> None:
+    """After each step: save if it is time, and leave if asked to.
 
-
-class _Total:
-    """Sums on the device: the host waits for them once an epoch."""
-
-    def __init__(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.correct: Tensor | float = 0.0
-        self.samples = 0
-
-    def add(self, logits: Tensor, losses: Tensor, targets: Tensor) -> None:
-        self.loss = self.loss + losses.sum(dtype=torch.float64)
-        self.correct = self.correct + (logits.argmax(dim=1) == targets).sum()
-        self.samples += len(targets)
-
-    def metrics(self, name: str) -> dict[str, float]:
-        loss, correct = float(self.loss), float(self.correct)
-        return {f"{name}_loss": loss / self.samples, f"{name}_acc": 100 * correct / self.samples}
-
-
-def _better(new: dict[str, float], old: dict[str, float] | None) -> bool:
-    """By accuracy on validation; a small set gives ties, which the loss decides."""
-    return old is None or (new["val_acc"], -new["val_loss"]) > (old["val_acc"], -old["val_loss"])
-
-
-def _refuse_nonfinite(state: dict[str, Any], best: Path) -> None:
-    if not all(np.isfinite(value) for value in state["metrics"].values()):
-        raise ValueError(
-            f"epoch {state['epoch']}: the loss is not finite; lower --learning_rate or --rho "
-            f"(the best epoch before it, if any, is in {best})"
+    Raises:
+        Interrupted: after a signal; all is saved.
+    """
+    if state.ranks.device.type == "cpu" and not math.isfinite(state.total.losses[-1]):
+        refuse_bad_loss(state, len(state.total.losses), files)  # reading it is free here
+    alone = state.ranks.world == 1  # several processes would have to agree first
+    if alone and (interruption or files.due()):
+        files.save(state)
+    if interruption:
+        again = command(state.args.argv, "--resume")
+        raise Interrupted(
+            interruption.number, f"stopped in epoch {state.epoch + 1}, saved; go on with: {again}"
         )
 
 
-def _report(best: dict[str, Any], args: argparse.Namespace) -> None:
-    m = best["metrics"]
-    print(
-        f"best epoch {best['epoch']}: validation {m['val_acc']:.2f} %, loss {m['val_loss']:.4f}; "
-        f"test {m['test_acc']:.2f} %, loss {m['test_loss']:.4f}"
+def refuse_bad_loss(state: TrainingState, batch: int | None, files: RunFiles) -> None:
+    """Stop if a batch's loss was NaN or infinite.
+
+    Raises:
+        ValueError: names the batch and the step, and where the last good weights are.
+    """
+    if batch is None:
+        return
+    step = state.epoch * len(state.dataset.train) + batch
+    files.save_best()
+    kept = "no epoch was finished"
+    if state.best:
+        kept = f"the best epoch so far, {state.best['epoch']}, is in {files.args.best}"
+    raise ValueError(
+        f"epoch {state.epoch + 1}, batch {batch} (step {step}): the loss is not finite; lower "
+        f"--learning_rate or --rho ({kept})"
     )
-    report_files([args.history, args.best, args.last])
+
+
+def better(new: dict[str, float], old: dict[str, float], by: str) -> bool:
+    """By ``--select`` on validation; a small set gives ties, which the loss decides."""
+    if not old or by == "loss":
+        return not old or new["val_loss"] < old["val_loss"]
+    key = f"val_{by}"
+    return (new[key], -new["val_loss"]) > (old[key], -old["val_loss"])
+
+
+def report(best: dict[str, Any], state: TrainingState, log: Log) -> None:
+    """Say what came out, class by class, and which files hold it."""
+    m, args = best["metrics"], state.args
+    log.say(
+        f"best epoch {best['epoch']}: validation {m['val_acc']:.2f} %, macro F1 {m['val_f1']:.2f} "
+        f"%, loss {m['val_loss']:.4f}; test {m['test_acc']:.2f} %, macro F1 {m['test_f1']:.2f} %, "
+        f"loss {m['test_loss']:.4f}"
+    )
+    log.say(class_report(best["test_confusion"], getattr(state.dataset, "class_names", None)))
+    if state.optimizer.skipped:
+        log.say(f"{state.optimizer.skipped} steps were left out: their gradient was not finite")
+    if state.ranks.writer:
+        report_files([args.history, args.best, args.last])

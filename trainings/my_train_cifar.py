@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import DatasetClass
 import models
-from trainings.fit import fit, set_seed
-from trainings.options import Defaults, add_flags, settle
-from utilities.cli import Parser, fraction, positive_int, prepare_device, run
+from trainings.fit import fit
+from trainings.options import Defaults, add_flags, read_args, start
+from utilities.cli import Parser, fraction, positive_int, run
 
 DEFAULTS = Defaults(
     name="cifar",
@@ -31,6 +31,7 @@ DEFAULTS = Defaults(
     weight_decay=0.0005,
     label_smoothing=0.1,
     schedule="step",
+    precision="auto",
 )
 
 
@@ -50,23 +51,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--width_factor", type=positive_int, default=8, help="times 16 channels")
     group.add_argument("--dropout", type=fraction, default=0.0, help="between convolutions")
     add_flags(parser, DEFAULTS)
-    args = parser.parse_args(argv)
-    settle(args, DEFAULTS)
-    return args
+    return read_args(parser, DEFAULTS, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Train as the command line says; return the best epoch's metrics."""
     args = parse_args(argv)
-    device = prepare_device(args.device, args.threads)
-    set_seed(args.seed)
+    ranks = start(args)
 
     # data
     dataset = DatasetClass.load(
         args.dataset,
         data_dir=args.data_dir,
         batch_size=args.batch_size,
-        device=device,
+        device=ranks.device,
         seed=args.seed,
         train_samples=args.train_samples,
         augment=args.augment,
@@ -79,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "width_factor": args.width_factor,
         "dropout": args.dropout,
     }
-    model = models.build(DEFAULTS.name, **model_args).to(device)
+    model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
 
     # training
-    return fit(args, DEFAULTS, dataset, model, model_args)
+    return fit(args, DEFAULTS, dataset, model, model_args, ranks)
 
 
 if __name__ == "__main__":

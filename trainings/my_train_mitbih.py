@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import DatasetClass
 import models
-from trainings.fit import fit, set_seed
-from trainings.options import Defaults, add_flags, settle
-from utilities.cli import Parser, fraction, positive_int, prepare_device, run
+from trainings.fit import fit
+from trainings.options import Defaults, add_flags, read_args, start
+from utilities.cli import Parser, fraction, positive_int, run
 
 DEFAULTS = Defaults(
     name="mitbih",
@@ -52,23 +52,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--patch", type=positive_int, default=4, help="samples a time step")
     group.add_argument("--dropout", type=fraction, default=0.1, help="in all sublayers")
     add_flags(parser, DEFAULTS)
-    args = parser.parse_args(argv)
-    settle(args, DEFAULTS)
-    return args
+    return read_args(parser, DEFAULTS, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Train as the command line says; return the best epoch's metrics."""
     args = parse_args(argv)
-    device = prepare_device(args.device, args.threads)
-    set_seed(args.seed)
+    ranks = start(args)
 
     # data
     dataset = DatasetClass.load(
         args.dataset,
         data_dir=args.data_dir,
         batch_size=args.batch_size,
-        device=device,
+        device=ranks.device,
         seed=args.seed,
         train_samples=args.train_samples,
         source=args.source,
@@ -84,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "patch": args.patch,
         "dropout": args.dropout,
     }
-    model = models.build(DEFAULTS.name, **model_args).to(device)
+    model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
 
     # training
-    return fit(args, DEFAULTS, dataset, model, model_args)
+    return fit(args, DEFAULTS, dataset, model, model_args, ranks)
 
 
 if __name__ == "__main__":

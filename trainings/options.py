@@ -1,21 +1,21 @@
-"""The flags that the training scripts share, and what is built from them."""
+"""The flags that the training scripts share, and what follows before anything is built."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
-from collections.abc import Callable
+import os
+import random
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from sam import SAM, normalisation_only
-from utilities import checkpoint
+from trainings.optimizers import OPTIMIZERS, RHO, SCHEDULES
 from utilities.cli import (
     Parser,
     add_run_flags,
@@ -23,12 +23,13 @@ from utilities.cli import (
     non_negative_float,
     positive_float,
     positive_int,
+    prepare_device,
 )
+from utilities.precision import PRECISIONS, resolve
+from utilities.ranks import Ranks
 
-# Published radii: Foret et al. 2021, table 1 (CIFAR-10); Kwon et al. 2021, table 2.
-RHO = {"SAM": 0.05, "ASAM": 0.5}
-OPTIMIZERS = ("SGD", "ADAM", *RHO)
-STEPS = (0.3, 0.6, 0.8)  # shares of the run after which the step schedule divides by 5
+# Where a run is, and how it is watched, changes nothing in it; it may go on with others.
+UNRECORDED = ("argv", "resume", "overwrite")
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Defaults:
     weight_decay: float
     label_smoothing: float
     schedule: str
+    precision: str = "fp32"
     seed: int = 42
     momentum: float = 0.9
 
@@ -65,25 +67,9 @@ def add_flags(parser: Parser, defaults: Defaults) -> None:
     group.add_argument("--momentum", type=fraction, help="of SGD")
     group.add_argument("--weight_decay", type=non_negative_float, help="L2 penalty")
     group.add_argument("--label_smoothing", type=fraction, help="0 for none")
-    group = parser.add_argument_group("schedule")
-    group.add_argument("--epochs", type=positive_int, help="passes over the training data")
-    group.add_argument("--batch_size", type=positive_int, help="samples a step")
-    group.add_argument(
-        "--schedule",
-        choices=list(SCHEDULES),
-        help="learning rate: step divides by 5 after 30, 60 and 80 percent of the epochs",
-    )
-    group = parser.add_argument_group("size and names")
-    group.add_argument(
-        "--train_samples", type=positive_int, help="use only this many training samples"
-    )
-    group.add_argument("--tag", default="", help="added to the names of the files written")
-    group.add_argument(
-        "--overwrite",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="replace a run with other settings that has the same file names",
-    )
+    _add_schedule_flags(parser.add_argument_group("schedule"))
+    _add_size_flags(parser.add_argument_group("size and names"))
+    _add_machine_flags(parser.add_argument_group("speed and several processes (torchrun)"))
     add_run_flags(parser, defaults.seed)
     values = dataclasses.asdict(defaults)
     parser.set_defaults(**{k: v for k, v in values.items() if k not in ("name", "dataset")})
@@ -125,17 +111,119 @@ def _add_sam_flags(group: Any) -> None:
         ("--msam", "MSAM: climb along the momentum, in one pass a step"),
         ("--same_dropout", "the same dropout masks in both passes"),
     ):
-        group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=text)
+        _add_switch(group, name, text)
+
+
+def _add_schedule_flags(group: Any) -> None:
+    group.add_argument("--epochs", type=positive_int, help="passes over the training data")
+    group.add_argument(
+        "--batch_size", type=positive_int, help="samples a step, over all processes together"
+    )
+    group.add_argument(
+        "--schedule",
+        choices=list(SCHEDULES),
+        help="learning rate: step divides by 5 after 30, 60 and 80 percent of the epochs",
+    )
+    group.add_argument(
+        "--warmup_epochs",
+        type=non_negative_float,
+        default=0.0,
+        help="epochs over which the learning rate rises linearly to the schedule's",
+    )
+    group.add_argument(
+        "--average",
+        choices=["none", "ema", "swa"],
+        default="none",
+        help="validate and keep an average of the weights: exponential, or of the last epochs'",
+    )
+    group.add_argument("--ema_decay", type=fraction, default=0.999, help="of --average ema, a step")
+    group.add_argument(
+        "--swa_start", type=fraction, default=0.75, help="share of the epochs before --average swa"
+    )
+    group.add_argument(
+        "--select",
+        choices=["acc", "f1", "loss"],
+        default="acc",
+        help="what the best epoch on validation is best in: accuracy, macro F1 or loss",
+    )
+    _add_switch(group, "--class_weights", "weigh the loss inversely to the classes' frequency")
+    _add_switch(group, "--balanced_sampling", "draw all classes equally often, with replacement")
+
+
+def _add_size_flags(group: Any) -> None:
+    group.add_argument(
+        "--train_samples", type=positive_int, help="use only this many training samples"
+    )
+    group.add_argument("--tag", default="", help="added to the names of the files written")
+    _add_switch(group, "--overwrite", "start anew, over whatever run has the same file names")
+    _add_switch(group, "--resume", "go on with this run where it was stopped, if it was")
+    group.add_argument(
+        "--save_seconds",
+        type=non_negative_float,
+        default=60.0,
+        help="how often to save the state, in s; a killed run loses no more than that",
+    )
+    _add_switch(group, "--tensorboard", "write event files below outputs/tensorboard too")
+
+
+def _add_machine_flags(group: Any) -> None:
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the forward pass in training; auto: bf16 where the hardware has it, else fp32",
+    )
+    _add_switch(group, "--compile", "compile the model with torch.compile")
+    _add_switch(group, "--deterministic", "only deterministic kernels, also where they are slower")
+    _add_switch(
+        group,
+        "--ascent_sync",
+        "SAM climbs along the whole batch's gradient; if not, each process along its own part's, "
+        "which is m-sharpness",
+        default=True,
+    )
+    _add_switch(group, "--sync_batch_norm", "batch norm over all processes' parts (GPUs only)")
+
+
+def _add_switch(group: Any, name: str, text: str, default: bool = False) -> None:
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)
+
+
+def read_args(parser: Parser, defaults: Defaults, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line and settle what follows from it; it is kept as ``argv``."""
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    settle(args, defaults)
+    return args
+
+
+def start(args: argparse.Namespace) -> Ranks:
+    """Choose device, precision and kernels, seed the generators, meet the other processes.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    device = prepare_device(args.device, args.threads)
+    args.precision = resolve(args.precision, device)
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(args.deterministic)
+    torch.backends.cudnn.benchmark = not args.deterministic
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    return Ranks(device)
 
 
 def settle(args: argparse.Namespace, defaults: Defaults) -> None:
-    """Set what follows from other flags: ``rho``, and ``files``, the names of the results.
+    """Set what follows from other flags: ``rho``, and the names of the results.
 
     Raises:
-        ValueError: ``--tag`` can't be a part of a file name.
+        ValueError: flags exclude each other, or ``--tag`` can't be a part of a file name.
     """
     if args.ascent_fraction == 0:
         raise ValueError("--ascent_fraction 0: no sample would climb; use --rho 0 for that")
+    if args.class_weights and args.balanced_sampling:
+        raise ValueError("--class_weights and --balanced_sampling: each balances alone; choose one")
     if args.looksam_alpha and args.every == 1:
         raise ValueError("--looksam_alpha: acts between ascents only; add --every 5")
     if args.optimizer not in RHO:
@@ -147,6 +235,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
     if args.tag and not args.tag.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"--tag {args.tag!r}: letters, digits, - and _ only")
     suffix = "" if args.dataset == defaults.dataset else f"_{args.dataset}"
+    fold = getattr(args, "fold", None)
+    suffix += "" if fold is None else f"_fold{fold}"
     suffix += "" if args.seed == defaults.seed else f"_seed{args.seed}"
     suffix += f"_{args.tag}" if args.tag else ""
     run = f"{defaults.name}_{args.optimizer}"
@@ -157,82 +247,7 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
 
 def settings(args: argparse.Namespace, defaults: Defaults) -> dict[str, Any]:
     """The arguments as plain values for the checkpoint and the history; folders left out."""
-    plain = {k: v for k, v in vars(args).items() if not isinstance(v, Path) and k != "overwrite"}
+    items = vars(args).items()
+    plain = {k: v for k, v in items if not isinstance(v, Path) and k not in UNRECORDED}
     own = {"rho": RHO.get(args.optimizer, 0.0), "seed": defaults.seed, "dataset": defaults.dataset}
     return {**plain, "defaults": own}
-
-
-def refuse_other_run(args: argparse.Namespace, train_args: dict[str, Any]) -> None:
-    """Stop before a run with other settings is overwritten.
-
-    Raises:
-        ValueError: the checkpoint of that name is from other settings, or unreadable.
-    """
-    if args.overwrite or not args.best.exists():
-        return
-    old = checkpoint.load(args.best)["train_args"]
-    machine = ("device", "threads")  # the same run elsewhere
-    keys = [k for k in {**old, **train_args} if k not in machine]
-    different = [k for k in keys if old.get(k) != train_args.get(k)]
-    if different:
-        flags = ", ".join(f"--{k} {old.get(k)}" for k in different[:4])
-        raise ValueError(
-            f"{args.best}: holds another run, with {flags}; name this one with --tag, "
-            "or replace that with --overwrite"
-        )
-
-
-def make_optimizer(args: argparse.Namespace, model: nn.Module, epoch_steps: int) -> SAM:
-    """The optimizer that the flags name; with rho 0, SAM is its base optimizer, bit for bit.
-
-    Raises:
-        ValueError: options of SAM exclude each other.
-    """
-    name = args.base_optimizer if args.optimizer in RHO else args.optimizer
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    options = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
-    if name == "SGD":
-        kind, options["momentum"] = torch.optim.SGD, args.momentum
-    return SAM(
-        normalisation_only(model) if args.only_norm else model.parameters(),
-        kind,
-        rho=args.rho,
-        adaptive=args.optimizer == "ASAM",
-        model=model,
-        eta=args.eta,
-        normalise_bias=args.normalise_bias,
-        every=args.every,
-        looksam_alpha=args.looksam_alpha,
-        start=round(args.sam_start * args.epochs * epoch_steps),
-        gsam_alpha=args.gsam_alpha,
-        fsam_sigma=args.fsam_sigma,
-        fsam_lambda=args.fsam_lambda,
-        msam=args.msam,
-        same_dropout=args.same_dropout,
-        **options,
-    )
-
-
-def _constant(progress: float) -> float:
-    return 1.0
-
-
-def _step(progress: float) -> float:
-    return 0.2 ** sum(progress >= share for share in STEPS)
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": _constant,
-    "step": _step,
-    "cosine": _cosine,
-}
-
-
-def make_scheduler(args: argparse.Namespace, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """Learning-rate schedule, advanced once an epoch."""
-    factor = SCHEDULES[args.schedule]
-    return LambdaLR(optimizer, lambda epoch: factor(epoch / args.epochs))

@@ -6,6 +6,8 @@ file from a stranger never runs code, and checks that nothing is missing.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import pickle
 import platform
@@ -17,7 +19,7 @@ import torch
 
 from utilities.files import ROOT, atomic_write
 
-FORMAT = 1
+FORMAT = 2
 KEYS = {
     "format": int,
     "model": str,
@@ -34,15 +36,16 @@ KEYS = {
 
 
 def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write a checkpoint; ``format``, ``versions`` and ``commit`` are added here.
+    """Write a checkpoint; ``format``, ``versions``, ``commit`` and ``sha256`` are added here.
 
     Raises:
         OSError: the file can't be written; an older file of that name stays as it was.
     """
-    extra = {"format": FORMAT, "versions": versions(), "commit": commit()}
+    content = {**content, "format": FORMAT, "versions": versions(), "commit": commit()}
+    content["sha256"] = digest(content)
     with atomic_write(path) as part:
         try:
-            torch.save({**content, **extra}, part)
+            torch.save(content, part)
         except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
             raise OSError(f"{path}: can't be written ({str(error).splitlines()[0]})") from error
 
@@ -64,10 +67,35 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: refused, damaged or holds more than tensors, numbers, strings and lists"
         ) from error
     # torch's readers raise nearly anything on a damaged file, none of it with the file's name.
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(f"{path}: not a checkpoint, or a damaged one; make it again") from error
     _check(path, content)
+    if content["format"] > 1 and content.pop("sha256", None) != digest(content):
+        raise ValueError(f"{path}: damaged, its SHA-256 is wrong; make it again")
     return content
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a checkpoint's content: of all names, numbers and tensors, in their order."""
+    state = hashlib.sha256()
+    _feed(state, content)
+    return state.hexdigest()
+
+
+def _feed(state: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        state.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        state.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            state.update(f"{key!r}:".encode())
+            _feed(state, item)
+    elif isinstance(value, list | tuple):
+        state.update(b"[")
+        for item in value:
+            _feed(state, item)
+    else:
+        state.update(f"{type(value).__name__}{value!r},".encode())
 
 
 def _check(path: Path, content: Any) -> None:
@@ -76,9 +104,9 @@ def _check(path: Path, content: Any) -> None:
     wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key), kind)]
     if wrong:
         raise ValueError(f"{path}: not a checkpoint of this project (missing {', '.join(wrong)})")
-    if content["format"] != FORMAT:
+    if not 1 <= content["format"] <= FORMAT:  # 1 had no sha256
         raise ValueError(
-            f"{path}: checkpoint format {content['format']}, this version reads {FORMAT}"
+            f"{path}: checkpoint format {content['format']}, this version reads up to {FORMAT}"
         )
 
 
@@ -115,6 +143,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@functools.cache
 def commit() -> str:
     """The project's git commit, or "unknown" where it is no git checkout."""
     try:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from utilities.files import ROOT
+from utilities.interrupt import Interrupted
 
 Main = Callable[[Sequence[str] | None], Any]
 
@@ -42,9 +43,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Main) -> None:
-    """Call ``main`` with the command line; report bad input in one line with exit code 2."""
+    """Call ``main`` with the command line; report bad input in one line with exit code 2.
+
+    An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C.
+    """
     try:
         main(None)
+    except (Interrupted, KeyboardInterrupt) as error:
+        message = _one_line(str(error)) or "interrupted"
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        sys.exit(getattr(error, "code", 130))
     except (ValueError, OSError) as error:
         if os.environ.get("SAM_TRACEBACK"):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed writers of ``path`` left; only while no other process writes it."""
+    for part in path.parent.glob(f".{glob.escape(path.stem[:100])}.*.part{path.suffix}"):
+        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

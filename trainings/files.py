@@ -1,0 +1,183 @@
+"""The files of a run: locked while it lasts, never another run's, saved so that it can go on."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+from torch import nn
+
+from trainings.state import TrainingState
+from utilities import checkpoint
+from utilities.files import remove_parts
+from utilities.metrics import Total
+from utilities.ranks import Ranks
+
+# The same run on another machine may differ in these.
+MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
+DESCRIPTION = ("model", "model_args", "dataset", "data_args", "train_args")
+
+
+class RunFiles:
+    """The checkpoints of one run, as a context that holds their lock.
+
+    ``args.last`` holds the last state, from which ``--resume`` goes on, and is a checkpoint too;
+    ``args.best`` the best epoch's weights. Both are saved together, the best one first, so that a
+    kill between the two leaves a state from which the best is found again.
+
+    Args:
+        args: the command line, with ``best``, ``last`` and ``history``.
+        content: what both checkpoints hold, all but epoch, metrics and weights.
+    """
+
+    def __init__(self, args: argparse.Namespace, content: dict[str, Any], ranks: Ranks) -> None:
+        self.args, self.content, self.ranks = args, content, ranks
+        self.lock = filelock.FileLock(args.best.with_name(f".{args.best.stem}.lock"))
+        self.saved = time.monotonic()
+        self.best: dict[str, Any] | None = None  # not on disk yet
+
+    def __enter__(self) -> RunFiles:
+        """Lock the run's names.
+
+        Raises:
+            ValueError: another process trains it.
+            OSError: the folder can't be written.
+        """
+        if not self.ranks.writer:
+            return self
+        self.args.best.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ValueError(
+                f"{self.args.best}: another process is training this run now; wait for it, or "
+                "name this one with --tag"
+            ) from error
+        for path in (self.args.best, self.args.last, self.args.history):
+            remove_parts(path)  # of a killed run
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.lock.release()
+
+    def resume(self, state: TrainingState) -> None:
+        """Put the saved run of these settings into ``state``, if ``--resume`` asks for it.
+
+        Raises:
+            ValueError: the files hold another run, an unfinished one without ``--resume``, or
+                are damaged.
+        """
+        old = self.ranks.agree(self._find() if self.ranks.writer else None)
+        if old is None:
+            return
+        self.content["record"] = old["record"]
+        state.load_state_dict(old["resume"])
+        if self.ranks.writer:
+            done = "is finished" if state.epoch == self.args.epochs else "goes on"
+            print(f"{self.args.last}: {done}, {state.epoch} of {self.args.epochs} epochs are done")
+
+    def _find(self) -> dict[str, Any] | None:
+        if self.args.overwrite:
+            return None
+        path = self.args.last if self.args.last.exists() else self.args.best
+        if not path.exists():
+            if self.args.resume:
+                print(f"note: {self.args.last} is not there; starting from the beginning")
+            return None
+        old = checkpoint.load(path)
+        refuse_other_run(path, old, self.content)
+        if self.args.resume and "resume" not in old:
+            raise ValueError(f"{path}: holds no state to go on from; start anew with --overwrite")
+        if not self.args.resume and path == self.args.last and old["epoch"] < self.args.epochs:
+            raise ValueError(
+                f"{path}: this run was stopped after {old['epoch']} of {self.args.epochs} epochs; "
+                "add --resume to go on, or --overwrite to start anew"
+            )
+        return old if self.args.resume else None
+
+    def keep_best(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
+        """Remember the best epoch; ``save`` writes it."""
+        weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.best = {**self.content, "epoch": epoch, "metrics": metrics, "state_dict": weights}
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self.saved >= self.args.save_seconds
+
+    def save(self, state: TrainingState) -> None:
+        """Write the best checkpoint, if there is a new one, and then the state.
+
+        Raises:
+            OSError: the disk is full or the folder can't be written; the old files stay.
+        """
+        resume = state.state_dict()
+        self.save_best()
+        if self.ranks.writer:
+            weights = state.average.evaluated().state_dict()
+            own = {"epoch": state.epoch, "metrics": state.metrics, "state_dict": weights}
+            checkpoint.save(self.args.last, {**self.content, **own, "resume": resume})
+        self.saved = time.monotonic()
+
+    def save_best(self) -> None:
+        """Write the best checkpoint if there is a new one."""
+        if self.best is not None and self.ranks.writer:
+            checkpoint.save(self.args.best, self.best)
+        self.best = None
+
+    def finish(self, model: nn.Module, test: Callable[[nn.Module], Total]) -> dict[str, Any]:
+        """Test the best epoch's weights, once, and write the result into its checkpoint.
+
+        ``model`` is left with those weights.
+        """
+        best = self.ranks.agree(checkpoint.load(self.args.best) if self.ranks.writer else None)
+        checkpoint.load_weights(model, best, self.args.best)
+        total = test(model)
+        best["metrics"] |= total.metrics("test")
+        best["test_confusion"] = total.confusion.tolist()
+        if self.ranks.writer:
+            checkpoint.save(self.args.best, best)
+        return best
+
+
+def refuse_other_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Stop before a run with other settings is overwritten or gone on with.
+
+    Raises:
+        ValueError: lists the flags that differ.
+    """
+    before, now = ({**c["train_args"], **{k: c[k] for k in DESCRIPTION[:-1]}} for c in (old, new))
+    keys = [k for k in {**before, **now} if k not in MACHINE]
+    different = [k for k in keys if before.get(k) != now.get(k)]
+    if different:
+        flags = ", ".join(f"--{k} {before.get(k)}" for k in different[:4])
+        raise ValueError(
+            f"{path}: holds another run, with {flags}; name this one with --tag, "
+            "or replace that with --overwrite"
+        )
+
+
+def record(argv: list[str]) -> dict[str, str]:
+    """What says where a result comes from: command, git commit, versions, machine and time."""
+    return {
+        "command": command(argv),
+        "commit": checkpoint.commit(),
+        **checkpoint.versions(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def command(argv: list[str], *more: str) -> str:
+    """The command line as one can type it again, with flags added."""
+    return shlex.join(["python", sys.argv[0], *argv, *(flag for flag in more if flag not in argv)])

@@ -1,0 +1,107 @@
+"""Loss and accuracy of many batches, and what unbalanced classes need beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utilities.ranks import Ranks
+
+
+class Total:
+    """Sums over batches on the device: the host waits for them once, in ``metrics``.
+
+    Args:
+        classes: number of classes.
+        device: where the batches lie.
+
+    Attributes:
+        losses: the summed loss of each batch so far, 0-dim float64.
+        confusion: (classes, classes) int64, rows the true classes, columns the predicted ones.
+    """
+
+    def __init__(self, classes: int, device: torch.device | str = "cpu") -> None:
+        self.losses: list[Tensor] = []
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+
+    def add(self, logits: Tensor, losses: Tensor, targets: Tensor) -> None:
+        """Add a batch: logits (B, classes), losses (B,), targets (B,)."""
+        self.losses.append(losses.sum(dtype=torch.float64))
+        classes = len(self.confusion)
+        cells = targets * classes + logits.argmax(dim=1)
+        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
+
+    def over(self, ranks: Ranks) -> Total:
+        """The total over all processes."""
+        whole = Total(len(self.confusion), self.confusion.device)
+        zero = torch.zeros((), dtype=torch.float64, device=self.confusion.device)
+        whole.losses = [torch.stack([zero, *self.losses]).sum()]
+        whole.confusion = self.confusion.clone()
+        ranks.sum([*whole.losses, whole.confusion])
+        return whole
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """``<name>_loss`` (mean), ``_acc`` and ``_f1`` (macro F1), the last two in percent."""
+        matrix = self.confusion.double().cpu()
+        samples = float(matrix.sum())
+        return {
+            f"{name}_loss": float(torch.stack(self.losses).sum()) / samples,
+            f"{name}_acc": 100 * float(matrix.trace()) / samples,
+            f"{name}_f1": 100 * macro_f1(matrix),
+        }
+
+    def first_bad(self) -> int | None:
+        """Number, from 1, of the first batch whose loss was NaN or infinite."""
+        if not self.losses:
+            return None
+        bad = ~torch.stack(self.losses).isfinite()
+        return int(bad.int().argmax()) + 1 if bad.any() else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": list(self.losses), "confusion": self.confusion}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.confusion.device
+        self.losses = [loss.to(device) for loss in state["losses"]]
+        self.confusion = state["confusion"].to(device)
+
+
+def recall_precision_f1(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Recall, precision and F1 of each class, (classes,) each, 0 where a class has no samples.
+
+    F1 is 2 TP / (2 TP + FP + FN) (van Rijsbergen 1979).
+
+    Args:
+        matrix: (classes, classes) float, rows the true classes, columns the predicted ones.
+    """
+    hits = matrix.diagonal()
+    true, predicted = matrix.sum(dim=1), matrix.sum(dim=0)
+    return (
+        hits / true.clamp_min(1),
+        hits / predicted.clamp_min(1),
+        2 * hits / (true + predicted).clamp_min(1),
+    )
+
+
+def macro_f1(matrix: Tensor) -> float:
+    """Mean F1 over the classes that occur, as true or as predicted ones."""
+    occurs = (matrix.sum(dim=0) + matrix.sum(dim=1)) > 0
+    return float(recall_precision_f1(matrix)[2][occurs].mean()) if occurs.any() else 0.0
+
+
+def class_report(confusion: list[list[int]], names: Any = None) -> str:
+    """A table for people: recall, precision and F1 in percent, then the confusion matrix's row."""
+    matrix = torch.tensor(confusion, dtype=torch.float64)
+    names = [str(name) for name in names or range(len(confusion))]
+    head = f"{'class':>8} {'samples':>8} {'recall':>7} {'precision':>9} {'F1':>6}  predicted as "
+    lines = [head + " ".join(f"{name:>7}" for name in names)]
+    for name, row, values in zip(
+        names, confusion, zip(*recall_precision_f1(matrix), strict=True), strict=True
+    ):
+        recall, precision, f1 = (100 * float(value) for value in values)
+        cells = " ".join(f"{cell:>7}" for cell in row)
+        start = f"{name:>8} {sum(row):>8} {recall:>7.2f} {precision:>9.2f} {f1:>6.2f}"
+        lines.append(f"{start}{'':>15} {cells}")
+    return "\n".join(lines)
