@@ -146,13 +146,14 @@ class Dataset:
         self.train.weights = self.class_weights()[self._train_labels()]
 
     def class_weights(self) -> Tensor:
-        """Weights (classes,) inversely proportional to a class's training samples, mean 1.
+        """Weights (classes,) inversely proportional to a class's training samples.
 
-        Classes without any have weight 0 and don't count in the mean.
+        Their mean over the training samples is 1, so that a weighted loss keeps its scale;
+        classes without any sample have weight 0.
         """
         counts = self._train_labels().bincount(minlength=self.num_classes)
-        weights = torch.where(counts > 0, 1 / counts.clamp_min(1), 0.0)
-        return weights / weights[counts > 0].mean()
+        occurring = int((counts > 0).sum())
+        return torch.where(counts > 0, counts.sum() / (occurring * counts.clamp_min(1)), 0.0)
 
     def _train_labels(self) -> Tensor:
         return self.labels.cpu()[self.train.indices]

@@ -1,0 +1,190 @@
+"""Runs that are killed, stopped, started twice or robbed of their disk lose nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, run_script
+
+from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
+from utilities import checkpoint
+from utilities.files import ROOT
+
+MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
+KILLS = 10
+
+
+def in_child(main: Callable[[Sequence[str]], object], argv: list[str]) -> int:
+    """Run a training in a child process; a fork, because importing torch takes seconds."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            main(argv)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def killed_after(main: Callable, argv: list[str], seconds: float) -> bool:
+    """Whether the run was still going, and so was killed, after ``seconds``."""
+    child = in_child(main, argv)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
+    own = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--epochs", 3, *more)
+    return [str(flag) for flag in (*SMALL[name], *own)]
+
+
+def results(out: Path) -> tuple[dict, dict, list]:
+    """Weights of the best and the last checkpoint, and the history but for the times."""
+    last = next((out / "to_plot").glob("*_last.pt"))
+    best = last.with_name(last.name.replace("_last", ""))
+    table = pd.read_table(next((out / "outputs").glob("*.dat")), comment="#")
+    contents = [checkpoint.load(path) for path in (best, last)]
+    weights = [{**c["state_dict"], "epoch": torch.tensor(c["epoch"])} for c in contents]
+    return weights[0], weights[1], table.drop(columns="seconds").to_numpy().tolist()
+
+
+def equal(a: tuple[dict, dict, list], b: tuple[dict, dict, list]) -> bool:
+    same = [
+        x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x)
+        for x, y in zip(a[:2], b[:2], strict=True)
+    ]
+    return all(same) and a[2] == b[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cifar", ["--optimizer=SAM", "--momentum=0.9", "--average=ema"]),
+        ("mitbih", ["--optimizer=SAM", "--every=2", "--looksam_alpha=0.7", "--epochs=12"]),
+        ("GCN", ["--optimizer=ADAM", "--average=swa", "--swa_start=0.3", "--epochs=30"]),
+    ],
+)
+def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
+    name: str, options: list[str], data_dir: Path, tmp_path: Path
+) -> None:
+    main = MAINS[name]
+    # Saved after each step: half of the time goes into writing.
+    common = [*options, "--batch_size=16", "--save_seconds=0"]
+    started = time.monotonic()
+    child = in_child(main, flags(name, data_dir, tmp_path / "a", *common))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    whole = time.monotonic() - started
+    argv = flags(name, data_dir, tmp_path / "b", *common, "--resume")
+    draw, kills, epochs = random.Random(name), 0, set()
+    for _ in range(KILLS):
+        if not killed_after(main, argv, draw.uniform(0.02, 0.15) * whole):
+            break
+        kills += 1
+        for path in (tmp_path / "b" / "to_plot").glob("model*.pt"):
+            epochs.add(checkpoint.load(path)["epoch"])  # readable after every kill
+    child = in_child(main, argv)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kills >= KILLS // 2 and epochs
+    assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
+    left = [path.name for path in tmp_path.glob("b/*/.*.part*")]
+    assert not left
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(number: int, data_dir: Path, tmp_path: Path) -> None:
+    argv = flags("cifar", data_dir, tmp_path, "--optimizer=SAM", "--epochs=200")
+    command = [sys.executable, str(ROOT / "trainings/my_train_cifar.py"), *argv]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True, bufsize=1)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.strip().startswith("2 "):  # the second epoch is done
+            break
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert len(errors.splitlines()) == 1
+    again = shlex.split(errors.split("go on with: ")[1])
+    assert again[:2] == ["python", str(ROOT / "trainings/my_train_cifar.py")]
+    before = checkpoint.load(next((tmp_path / "to_plot").glob("*_last.pt")))
+    assert before["resume"]["train"]["order"] is not None  # within an epoch
+    killed = subprocess.run(
+        [sys.executable, *again[1:], "--epochs=3"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert killed.returncode == 2 and "another run, with --epochs 200" in killed.stderr
+
+
+def test_an_unfinished_run_is_not_started_over_by_mistake(tmp_path: Path) -> None:
+    argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=40"]
+    argv += ["--save_seconds=0"]
+    first = in_child(my_train_GCN.main, argv)
+    while not list(tmp_path.glob("to_plot/*_last.pt")):
+        time.sleep(0.01)
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    done = run_script("trainings/my_train_GCN.py", *argv)
+    assert done.returncode == 2
+    assert "of 40 epochs; add --resume to go on, or --overwrite" in done.stderr
+    my_train_GCN.main([*argv, "--resume"])
+    finished = run_script("trainings/my_train_GCN.py", *argv, "--resume")
+    assert finished.returncode == 0
+    assert "is finished, 40 of 40 epochs" in finished.stdout
+    table = pd.read_table(tmp_path / "outputs" / "my_train_GCN_ADAM_0.0.dat", comment="#")
+    assert table["epoch"].tolist() == list(range(1, 41))
+
+
+def test_the_second_of_two_runs_stops_and_a_killed_ones_lock_is_free(tmp_path: Path) -> None:
+    argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1"]
+    first = in_child(my_train_GCN.main, [*argv, "--epochs=100000"])
+    try:
+        while not list(tmp_path.glob("outputs/*.dat")):
+            time.sleep(0.05)
+        done = run_script("trainings/my_train_GCN.py", *argv, "--epochs=100000")
+    finally:
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+    assert done.returncode == 2
+    assert "another process is training this run now" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    my_train_GCN.main([*argv, "--epochs=2", "--overwrite"])
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_last_state(tmp_path: Path) -> None:
+    argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=2"]
+    my_train_GCN.main(argv)
+    files = {path: path.read_bytes() for path in tmp_path.glob("to_plot/*.pt")}
+    limit = "ulimit -f 8; exec"  # 8 blocks of 512 or 1,024 bytes: the history fits, a model doesn't
+    command = [sys.executable, str(ROOT / "trainings/my_train_GCN.py"), *argv, "--overwrite"]
+    done = subprocess.run(
+        ["bash", "-c", f"trap '' XFSZ; {limit} {shlex.join(command)}"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and ".pt" in done.stderr
+    assert all(path.read_bytes() == old for path, old in files.items())
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=1"]
+    my_train_GCN.main(argv)
+    path = next(tmp_path.glob("to_plot/*_last.pt"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = run_script("trainings/my_train_GCN.py", *argv, "--resume")
+    assert done.returncode == 2
+    assert path.name in done.stderr and len(done.stderr.splitlines()) == 1
