@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_history_is_a_table_with_the_arguments_on_top(tmp_path: Path, capsys) -> None:
     path = tmp_path / "outputs" / "run.dat"
-    with Log(path, {"rho": 0.05, "tag": ""}, epochs=2) as log:
+    args = argparse.Namespace(history=path, epochs=2, tensorboard=False)
+    content = {"train_args": {"rho": 0.05, "tag": ""}, "record": {"command": "a\nb"}}
+    with Log(args, content, []) as log:
         for epoch in (1, 2):
             log(**{name: epoch * 1.5 for name in COLUMNS} | {"epoch": epoch})
     table = pd.read_table(path, comment="#")
@@ -133,4 +136,5 @@ def test_history_is_a_table_with_the_arguments_on_top(tmp_path: Path, capsys) ->
     assert table["epoch"].tolist() == [1, 2]
     assert table["val_loss"].tolist() == [1.5, 3.0]
     assert path.read_text().startswith("# rho: 0.05\n")
+    assert "# command: a\\nb\n" in path.read_text()  # one line, whatever was typed
     assert len(capsys.readouterr().out.splitlines()) == 3  # plain lines in a pipe

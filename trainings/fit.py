@@ -89,8 +89,8 @@ def train_epoch(state: TrainingState, loss: Loss, after_step: Callable[[], None]
     share = state.args.ascent_fraction  # of each batch, which SAM climbs along
     state.network.train()
     for batch in state.dataset.train:
-        ascent = first_part(batch, share) if state.optimizer.passes == 2 else batch
-        coming = [batch, ascent]  # of one step: SAM makes two passes, the first at the weights
+        # Of one step, the last comes first: SAM makes two passes, the first at the weights.
+        coming = [batch, first_part(batch, share)][: state.optimizer.passes]
         passes: list[tuple[Tensor, Tensor, Tensor]] = []
         state.step(partial(forward_backward, state, loss, coming, passes))
         state.total.add(*passes[0])
@@ -170,7 +170,7 @@ def report(best: dict[str, Any], state: TrainingState, log: Log) -> None:
         f"loss {m['test_loss']:.4f}"
     )
     log.say(class_report(best["test_confusion"], getattr(state.dataset, "class_names", None)))
-    if state.optimizer.skipped:
-        log.say(f"{state.optimizer.skipped} steps were left out: their gradient was not finite")
+    if skipped := state.optimizer.skipped:
+        log.say(f"{skipped} steps were left out: their gradient was not finite")
     if state.ranks.writer:
         report_files([args.history, args.best, args.last])
