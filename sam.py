@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
@@ -62,6 +63,28 @@ def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
     products = [torch.sum(x.to(wide) * y.to(wide)) for x, y in zip(a, b, strict=True)]
     share = torch.stack(products).sum() / global_norm(b).square().clamp_min(1e-30)
     return [x - share * y for x, y in zip(a, b, strict=True)]
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _nonfinite(grads: list[Tensor], ascent_norm: float | Tensor) -> float | Tensor:
+    """1 if either pass is infinite or NaN, else 0; on accelerators a tensor, lest the host wait."""
+    if isinstance(ascent_norm, Tensor) or not grads[0].is_cpu:
+        return (~(global_norm(grads) + ascent_norm).isfinite()).float()
+    found = torch.zeros(())
+    # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
+    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones(()))
+    return float(found) or float(not math.isfinite(ascent_norm))
+
+
+def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
+    if isinstance(scale, Tensor):  # on an accelerator, where 0 times an infinite one would be NaN
+        torch._foreach_mul_([_finite(d) for d in directions], scale)
+        scale = 1.0
+    if scale:
+        torch._foreach_add_(params, directions, alpha=scale)
 
 
 @contextmanager
@@ -197,7 +220,7 @@ class SAM(Optimizer):
         """Steps left out so far because a gradient was infinite or NaN."""
         return int(self._skipped)
 
-    def step(self, closure: Any = None, scaler: torch.amp.GradScaler | None = None) -> Any:
+    def step(self, closure: Any = None, scaler: GradScaler | None = None) -> Any:
         """Make one whole step and return the loss at the weights before it.
 
         ``closure`` runs one forward and backward pass (or those of all micro-batches) and returns
@@ -262,9 +285,7 @@ class SAM(Optimizer):
             self._perturbed = []
 
     @torch.no_grad()
-    def second_step(
-        self, zero_grad: bool = False, scaler: torch.amp.GradScaler | None = None
-    ) -> None:
+    def second_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
         """Come back to w and let the base optimizer step with the gradients found at w + e(w).
 
         Without ``first_step`` before it, this is one of the plain steps between ascents.
@@ -344,7 +365,7 @@ class SAM(Optimizer):
             scale = ascent_scale(self.looksam_alpha, global_norm(first)) * global_norm(grads)
             torch._foreach_add_(grads, [scale * g for g in first])
 
-    def _base_step(self, found: float | Tensor, scaler: torch.amp.GradScaler | None) -> None:
+    def _base_step(self, found: float | Tensor, scaler: GradScaler | None) -> None:
         """Let the base optimizer step unless ``found`` is 1: a gradient is infinite or NaN."""
         base: Any = self.base_optimizer
         self._skipped += found
@@ -444,25 +465,3 @@ class SAM(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._share_with_base()
-
-
-def _finite(tensor: Tensor) -> Tensor:
-    return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _nonfinite(grads: list[Tensor], ascent_norm: float | Tensor) -> float | Tensor:
-    """1 if either pass is infinite or NaN, else 0; on accelerators a tensor, lest the host wait."""
-    if isinstance(ascent_norm, Tensor) or not grads[0].is_cpu:
-        return (~(global_norm(grads) + ascent_norm).isfinite()).float()
-    found = torch.zeros(())
-    # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
-    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones(()))
-    return float(found) or float(not math.isfinite(ascent_norm))
-
-
-def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
-    if isinstance(scale, Tensor):  # on an accelerator, where 0 times an infinite one would be NaN
-        torch._foreach_mul_([_finite(d) for d in directions], scale)
-        scale = 1.0
-    if scale:
-        torch._foreach_add_(params, directions, alpha=scale)

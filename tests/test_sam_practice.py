@@ -146,13 +146,14 @@ def test_half_precision_climbs_by_rho_with_large_and_small_gradients(dtype, opti
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_climbs_along_a_small_momentum(dtype) -> None:
-    w = torch.zeros(1000, dtype=dtype, requires_grad=True)
-    optimizer = SAM([w], torch.optim.SGD, lr=0.0, rho=1.0, momentum=0.9, msam=True)
-    w.grad = torch.full_like(w, 1e-5)
-    optimizer.second_step(zero_grad=True)
-    optimizer.first_step()
-    assert w.detach().double().norm().item() == pytest.approx(1.0, rel=0.01)
+def test_half_precision_msam_climbs_by_rho(dtype) -> None:
+    for size in (1e-5, 300.0):  # rho / |v| is as small as 2e-7, below half of float16's step
+        w = torch.zeros(1_000_000, dtype=dtype, requires_grad=True)
+        optimizer = SAM([w], torch.optim.SGD, lr=0.0, rho=0.05, momentum=0.9, msam=True)
+        w.grad = torch.full_like(w, size)
+        optimizer.second_step(zero_grad=True)
+        optimizer.first_step()
+        assert w.detach().double().norm().item() == pytest.approx(0.05, rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
