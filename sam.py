@@ -30,7 +30,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
@@ -38,16 +38,22 @@ from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
+# A number on a CPU, where reading it is free; else a 0-dim tensor, lest the host wait for it.
+Scalar: TypeAlias = Any  # float | Tensor
+
 __all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm", "normalisation_only"]
 
 
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all tensors together, 0-dim, accumulated in float32 or wider."""
+def global_norm(tensors: list[Tensor]) -> Scalar:
+    """Euclidean norm of all tensors together, accumulated in float32 or wider."""
     wide = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors, 2, dtype=wide)))
+    norms = torch._foreach_norm(tensors, 2, dtype=wide)
+    if norms[0].is_cpu:
+        return math.hypot(*map(float, norms))
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def ascent_scale(rho: float, norm: float | Tensor) -> float | Tensor:
+def ascent_scale(rho: float, norm: Scalar) -> Scalar:
     """Factor that makes a direction of length ``norm`` one of length ``rho`` (Foret eq. 2).
 
     A zero direction stays zero; one of infinite or NaN length gets 0.
@@ -61,7 +67,7 @@ def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
     """The part of ``a`` that is orthogonal to ``b``, each taken as one long vector."""
     wide = torch.promote_types(a[0].dtype, torch.float32)
     products = [torch.sum(x.to(wide) * y.to(wide)) for x, y in zip(a, b, strict=True)]
-    share = torch.stack(products).sum() / global_norm(b).square().clamp_min(1e-30)
+    share = torch.stack(products).sum() * ascent_scale(1.0, global_norm(b)) ** 2
     return [x - share * y for x, y in zip(a, b, strict=True)]
 
 
@@ -69,17 +75,19 @@ def _finite(tensor: Tensor) -> Tensor:
     return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _nonfinite(grads: list[Tensor], ascent_norm: float | Tensor) -> float | Tensor:
-    """1 if either pass is infinite or NaN, else 0; on accelerators a tensor, lest the host wait."""
-    if isinstance(ascent_norm, Tensor) or not grads[0].is_cpu:
+def _nonfinite(grads: list[Tensor], ascent_norm: Scalar, found: Tensor, one: Tensor) -> Scalar:
+    """1 if either pass has found something infinite or NaN, else 0; ``found`` is scratch."""
+    if not grads[0].is_cpu:
         return (~(global_norm(grads) + ascent_norm).isfinite()).float()
-    found = torch.zeros(())
     # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
-    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones(()))
-    return float(found) or float(not math.isfinite(ascent_norm))
+    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, one)
+    if found:
+        found.zero_()
+        return 1.0
+    return float(not math.isfinite(ascent_norm))
 
 
-def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
+def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: Scalar) -> None:
     if isinstance(scale, Tensor):  # on an accelerator, where 0 times an infinite one would be NaN
         torch._foreach_mul_([_finite(d) for d in directions], scale)
         scale = 1.0
@@ -196,8 +204,9 @@ class SAM(Optimizer):
         self.fsam_sigma, self.fsam_lambda = fsam_sigma, fsam_lambda
         self.same_dropout, self.sync_ascent = same_dropout, sync_ascent
         self.steps = 0
-        self._skipped: float | Tensor = 0.0
-        self._ascent_norm: float | Tensor = 0.0  # summed over unsynchronised ranks; to be finite
+        self._skipped: Scalar = 0.0
+        self._ascent_norm: Scalar = 0.0  # summed over unsynchronised ranks; to be finite
+        self._flags = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu").unbind()
         self._perturbed: list[Tensor] = []  # parameters that are not at w now
         self._weight = _Buffers()  # w
         self._gradient = _Buffers()  # that at w, for GSAM and LookSAM; then LookSAM's g_v
@@ -296,7 +305,7 @@ class SAM(Optimizer):
             self._combine_passes(climbed)
         grads = [p.grad for p in self._params() if p.grad is not None]
         if grads:
-            self._base_step(_nonfinite(grads, self._ascent_norm), scaler)
+            self._base_step(_nonfinite(grads, self._ascent_norm, *self._flags), scaler)
         self.steps, self._ascent_norm = self.steps + 1, 0.0
         self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
@@ -332,20 +341,18 @@ class SAM(Optimizer):
         for _, _, directions, t_w in blocks:
             if t_w:  # T_w g, whose norm is the ascent's; the ascent itself is T_w^2 g (Kwon eq. 7)
                 torch._foreach_mul_(directions, t_w)
-        norm = total = global_norm([d for _, _, directions, _ in blocks for d in directions])
+        norm = global_norm([d for _, _, directions, _ in blocks for d in directions])
+        self._ascent_norm = norm
         if not self._synchronised():  # all ranks skip a step, or none
-            total = norm.clone()
-            distributed.all_reduce(total)
-        # Reading is free on a CPU; an accelerator's would make the host wait.
-        self._ascent_norm = float(total) if total.is_cpu else total
-        length = float(norm) if norm.is_cpu else norm
+            self._ascent_norm = torch.as_tensor(norm).clone()
+            distributed.all_reduce(self._ascent_norm)
         params = [p for _, params, _, _ in blocks for p in params]
         torch._foreach_copy_(self._weight.of(params), params)
         self._perturbed = params
         for rho, params, directions, t_w in blocks:
             if t_w:
                 torch._foreach_mul_(directions, t_w)
-            _add_scaled(params, directions, ascent_scale(rho, length))
+            _add_scaled(params, directions, ascent_scale(rho, norm))
 
     def _combine_passes(self, climbed: list[Tensor]) -> None:
         """Make the gradients those of GSAM; of LookSAM in plain steps, for which g_v is kept."""
@@ -365,7 +372,7 @@ class SAM(Optimizer):
             scale = ascent_scale(self.looksam_alpha, global_norm(first)) * global_norm(grads)
             torch._foreach_add_(grads, [scale * g for g in first])
 
-    def _base_step(self, found: float | Tensor, scaler: GradScaler | None) -> None:
+    def _base_step(self, found: Scalar, scaler: GradScaler | None) -> None:
         """Let the base optimizer step unless ``found`` is 1: a gradient is infinite or NaN."""
         base: Any = self.base_optimizer
         self._skipped += found

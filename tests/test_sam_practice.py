@@ -103,6 +103,24 @@ def test_step_after_davda54s_backward_is_the_same_step() -> None:
     assert equal(weights(models[0]), weights(models[1]))
 
 
+def test_default_dtype_and_device_do_not_matter() -> None:
+    w = torch.ones(2, requires_grad=True)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        optimizer = SAM([w], torch.optim.SGD, lr=0.1)
+        for size in (1.0, float("nan"), 1.0):
+            w.grad = torch.full_like(w, 1.0)
+            optimizer.first_step(zero_grad=True)
+            w.grad = torch.full_like(w, size)
+            optimizer.second_step()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(w.detach(), torch.full((2,), 0.8))
+    assert optimizer.skipped == 1
+
+
 def test_hooks_run_once_a_step() -> None:
     model = network()
     optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
