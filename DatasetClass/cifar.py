@@ -61,8 +61,10 @@ class Cifar(Dataset):
         self.augmentation = Augmentation(crop_padding, pad, cutout)
         self.augmentation.check(SIZE)
         arrays = read(name, data_dir)
-        mean, std = (MEAN, STD) if name == "cifar10" else statistics(arrays["x_train"])
-        self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
+        mean, std = (MEAN, STD) if name == "cifar10" else (arrays["mean"], arrays["std"])
+        self.mean, self.std = (
+            torch.tensor(np.array(v), dtype=torch.float32, device=device) for v in (mean, std)
+        )
         images = np.concatenate([arrays["x_train"], arrays["x_test"]])
         labels = np.concatenate([arrays["y_train"], arrays["y_test"]])
         self.images = torch.from_numpy(images).to(device)  # (N, 32, 32, 3) uint8
@@ -94,18 +96,3 @@ class Cifar(Dataset):
         wanted = self.augmentation
         text = f"{wanted.pad} pad {wanted.padding}, crop, flip, cutout {wanted.cutout}"
         return f"{super().describe()}; 3 x 32 x 32; augmentation {text if self.augment else 'off'}"
-
-
-def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of (N, 32, 32, 3) uint8, in units of 0 to 1.
-
-    Raises:
-        ValueError: a channel has one value throughout, so that nothing can be divided by it.
-    """
-    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(3)]
-    share = np.stack(counts) / (images.size // 3)  # (3, 256)
-    values = np.arange(256) / 255
-    mean = share @ values
-    if (share == 1).any():
-        raise ValueError("x_train: a channel has the same value in all images")
-    return mean.tolist(), np.sqrt(share @ values**2 - mean**2).tolist()

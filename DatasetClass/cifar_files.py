@@ -31,11 +31,14 @@ SHA256 = {
 LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 UNPACKED_LIMIT = 2**28  # bytes; both sets unpack to 186 MB
+CHUNK = 2**18  # pixels at a time
 VERSION = "1"  # of the cache
 
 
 def read(name: str, data_dir: Path) -> Arrays:
     """Images (N, 32, 32, 3) uint8 and labels (N,) int64 as x_train, y_train, x_test, y_test.
+
+    And for CIFAR-100, whose figures aren't in the source, ``statistics`` of x_train.
 
     From ``<name>.npz`` in ``data_dir``; else from torchvision's folder of official batches or
     their archive there, which is downloaded where it is absent, and from then on a cache.
@@ -49,12 +52,33 @@ def read(name: str, data_dir: Path) -> Arrays:
         arrays = read_npz(path, KEYS)
     else:
         cache = data_dir / f"{name}_cache"
-        arrays = cached(cache, VERSION, lambda: read_official(name, data_dir))
+        arrays = cached(cache, VERSION, lambda: with_statistics(read_official(name, data_dir)))
         path = cache
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         arrays[f"y_{part}"] = _check(f"{path}: ", part, images, labels, CLASSES[name])
-    return arrays
+    return arrays if name == "cifar10" or "mean" in arrays else with_statistics(arrays)
+
+
+def with_statistics(arrays: Arrays) -> Arrays:
+    """Add ``mean`` and ``std``, (3,) float64: of x_train's channels, in units of 0 to 1.
+
+    Raises:
+        ValueError: a channel has one value throughout, so that nothing can be divided by it.
+    """
+    pixels = arrays["x_train"].reshape(-1, 3)
+    total, squares = np.zeros(3), np.zeros(3)
+    for start in range(0, len(pixels), CHUNK):
+        values = pixels[start : start + CHUNK].astype(np.float64)  # sums of integers: exact
+        total += values.sum(axis=0)
+        squares += np.einsum("pc,pc->c", values, values)
+    mean = total / len(pixels)
+    variance = squares / len(pixels) - mean**2
+    if variance.min() < 1e-6:
+        raise ValueError(
+            "CIFAR's x_train: a channel has the same value in all images; remove the file"
+        )
+    return {**arrays, "mean": mean / 255, "std": np.sqrt(variance) / 255}
 
 
 def _check(

@@ -12,7 +12,8 @@ from conftest import run_script
 from torchvision import transforms
 
 import DatasetClass
-from DatasetClass.cifar import MEAN, STD, Cifar, statistics
+from DatasetClass.cifar import MEAN, STD, Cifar
+from DatasetClass.cifar_files import with_statistics
 from trainings.my_train_cifar import parse_args
 from utilities import checkpoint
 
@@ -120,17 +121,6 @@ def test_validation_is_a_tenth_of_each_class_of_the_training_images(data_dir: Pa
     assert dataset.test.indices.tolist() == list(range(200, 240))
 
 
-def test_statistics_are_numpys_and_refuse_a_blank_channel() -> None:
-    images = np.random.default_rng(0).integers(0, 200, (50, 32, 32, 3), dtype=np.uint8)
-    pixels = images.reshape(-1, 3) / 255
-    mean, std = statistics(images)
-    np.testing.assert_allclose(mean, pixels.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(std, pixels.std(axis=0), rtol=1e-12)
-    images[..., 1] = 7
-    with pytest.raises(ValueError, match="same value"):
-        statistics(images)
-
-
 def test_cifar100_is_normalised_by_its_training_images_alone(hundred: Path, tmp_path: Path) -> None:
     dataset = DatasetClass.load("cifar100", hundred)
     assert dataset.num_classes == dataset.model_args["num_classes"] == 100
@@ -191,6 +181,6 @@ def test_real_counts_and_statistics(real_data: Path) -> None:
     labels = torch.cat([dataset.train.indices, dataset.val.indices])
     assert dataset.labels[labels].bincount().tolist() == [5000] * 10
     assert dataset.train.samples == 45_000
-    mean, std = statistics(dataset.images[:50_000].numpy())
-    np.testing.assert_allclose(mean, MEAN, atol=1e-5)
-    np.testing.assert_allclose(std, STD, atol=1e-5)
+    arrays = with_statistics({"x_train": dataset.images[:50_000].numpy()})
+    np.testing.assert_allclose(arrays["mean"], MEAN, atol=1e-5)
+    np.testing.assert_allclose(arrays["std"], STD, atol=1e-5)

@@ -216,6 +216,18 @@ def test_damaged_batches_are_refused_in_one_line(data: st.DataObject) -> None:
         assert read_labels.max() < 10
 
 
+def test_statistics_are_numpys_and_refuse_a_blank_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHUNK", 1000)
+    images = np.random.default_rng(0).integers(0, 200, (5, 32, 32, 3), dtype=np.uint8)
+    pixels = images.reshape(-1, 3) / 255
+    arrays = files.with_statistics({"x_train": images})
+    np.testing.assert_allclose(arrays["mean"], pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(arrays["std"], pixels.std(axis=0), rtol=1e-10)
+    images[..., 1] = 7
+    with pytest.raises(ValueError, match="same value"):
+        files.with_statistics({"x_train": images})
+
+
 # --- cifar10.npz ----------------------------------------------------------------------------------
 def arrays_of(name: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(2)
