@@ -51,17 +51,20 @@ def read(name: str, data_dir: Path) -> Arrays:
     if path.is_file():
         arrays = read_npz(path, KEYS)
     else:
-        cache = data_dir / f"{name}_cache"
-        arrays = cached(cache, VERSION, lambda: with_statistics(read_official(name, data_dir)))
-        path = cache
+        path = data_dir / f"{name}_cache"
+        arrays = cached(path, VERSION, lambda: with_statistics(read_official(name, data_dir), path))
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         arrays[f"y_{part}"] = _check(f"{path}: ", part, images, labels, CLASSES[name])
-    return arrays if name == "cifar10" or "mean" in arrays else with_statistics(arrays)
+    return arrays if name == "cifar10" or "mean" in arrays else with_statistics(arrays, path)
 
 
-def with_statistics(arrays: Arrays) -> Arrays:
+def with_statistics(arrays: Arrays, path: Path) -> Arrays:
     """Add ``mean`` and ``std``, (3,) float64: of x_train's channels, in units of 0 to 1.
+
+    Args:
+        arrays: with x_train, (N, 32, 32, 3) uint8.
+        path: where they come from, for the message.
 
     Raises:
         ValueError: a channel has one value throughout, so that nothing can be divided by it.

@@ -181,6 +181,6 @@ def test_real_counts_and_statistics(real_data: Path) -> None:
     labels = torch.cat([dataset.train.indices, dataset.val.indices])
     assert dataset.labels[labels].bincount().tolist() == [5000] * 10
     assert dataset.train.samples == 45_000
-    arrays = with_statistics({"x_train": dataset.images[:50_000].numpy()})
+    arrays = with_statistics({"x_train": dataset.images[:50_000].numpy()}, real_data)
     np.testing.assert_allclose(arrays["mean"], MEAN, atol=1e-5)
     np.testing.assert_allclose(arrays["std"], STD, atol=1e-5)

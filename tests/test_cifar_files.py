@@ -220,12 +220,12 @@ def test_statistics_are_numpys_and_refuse_a_blank_channel(monkeypatch: pytest.Mo
     monkeypatch.setattr(files, "CHUNK", 1000)
     images = np.random.default_rng(0).integers(0, 200, (5, 32, 32, 3), dtype=np.uint8)
     pixels = images.reshape(-1, 3) / 255
-    arrays = files.with_statistics({"x_train": images})
+    arrays = files.with_statistics({"x_train": images}, Path("set"))
     np.testing.assert_allclose(arrays["mean"], pixels.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(arrays["std"], pixels.std(axis=0), rtol=1e-10)
     images[..., 1] = 7
-    with pytest.raises(ValueError, match="same value"):
-        files.with_statistics({"x_train": images})
+    with pytest.raises(ValueError, match="set: x_train has a channel"):
+        files.with_statistics({"x_train": images}, Path("set"))
 
 
 # --- cifar10.npz ----------------------------------------------------------------------------------
