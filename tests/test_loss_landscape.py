@@ -375,6 +375,7 @@ def test_text_in_a_surface_has_a_fixed_length_and_comes_back(tmp_path: Path) -> 
 def test_a_surface_that_asks_for_too_much_is_refused(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["xcoordinates"] = np.zeros(3)
-        file.create_dataset("train_loss", (10**6, 10**6), chunks=(10, 10))  # 8 TB, none of it there
+        # 8 TB, none of it there
+        file.create_dataset("train_loss", (10**6, 10**6), "f8", chunks=(10, 10))
     with pytest.raises(ValueError, match="false size"):
         read_surface(tmp_path / "a.h5")
