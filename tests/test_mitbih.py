@@ -288,6 +288,23 @@ def test_damaged_kaggle_files_are_named(
     assert "\n" not in str(error.value)
 
 
+@settings(max_examples=60, deadline=None)
+@given(at=st.floats(0, 1), patch=st.binary(max_size=6), cut=st.booleans())
+def test_any_damaged_row_is_read_or_named(
+    at: float, patch: bytes, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "mitbih_test.csv"
+    raw = (",".join(["0.25"] * 187) + ",1.0\n").encode() * 4
+    start = round(at * len(raw))
+    path.write_bytes(raw[:start] + patch + (b"" if cut else raw[start + len(patch) :]))
+    try:
+        beats, labels = read_kaggle(path)
+    except ValueError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+    else:
+        assert np.isfinite(beats).all() and set(labels.tolist()) <= set(range(5))
+
+
 def test_byte_order_mark_and_crlf_are_read(data_dir: Path, tmp_path: Path) -> None:
     text = (data_dir / "mitbih_train.csv").read_text()
     path = tmp_path / "mitbih_train.csv"
