@@ -54,7 +54,6 @@ class MitBih(Dataset):
 
     name = "mitbih"
     num_classes = len(CLASSES)
-    class_names = CLASSES
 
     def __init__(
         self,

@@ -17,7 +17,6 @@ from DatasetClass.cache import Arrays, cached
 from DatasetClass.progress import progress
 
 URL = "https://physionet.org/files/mitdb/1.0.0/"
-LICENCE = "ODC-By 1.0"
 SUMS = "SHA256SUMS.txt"
 SUMS_SHA256 = "b61158a96d5f2ca80edfb354a9a66a6324836c390a84e1966dcee2b907d6be43"
 SUFFIXES = (".hea", ".dat", ".atr")
