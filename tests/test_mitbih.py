@@ -1,4 +1,4 @@
-"""Heartbeats: cutting, PhysioNet's records, Kaggle's layout, the splits, the balance of classes."""
+"""Heartbeats: cutting, PhysioNet's records, Kaggle's layout, the splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import tracemalloc
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from scipy.signal import resample
 
 import DatasetClass
 from DatasetClass import download, kaggle, physionet
-from DatasetClass.balance import balanced_indices, class_weights
 from DatasetClass.heartbeat_splits import (
     DS1,
     DS2,
@@ -410,38 +408,6 @@ def make_records(source: Path, folder: Path, names: list[str]) -> None:
                 raw = raw.replace(b"100", name.encode())
             (folder / file.name.replace("100", name)).write_bytes(raw)
     (folder / "RECORDS").write_text("\n".join(names))
-
-
-# --- the balance of classes -----------------------------------------------------------------------
-def test_class_weights_are_scikit_learns_balanced_ones() -> None:
-    labels = torch.tensor([0] * 6 + [1] * 3 + [3])
-    weights = class_weights(labels, 5)
-    # n / (classes that occur x count): 10 / (3 x 6), 10 / (3 x 3), 10 / (3 x 1)
-    torch.testing.assert_close(weights, torch.tensor([10 / 18, 10 / 9, 0, 10 / 3, 0]))
-    torch.testing.assert_close(weights[labels].mean(), torch.tensor(1.0))
-    assert class_weights(labels[:6], 5).tolist() == [1, 0, 0, 0, 0]
-
-
-def test_a_balanced_draw_is_uniform_over_classes_and_within_them() -> None:
-    labels = torch.tensor([3] * 5 + [0] * 9000 + [1] * 995)
-    drawn = balanced_indices(labels, torch.Generator().manual_seed(0))
-    assert len(drawn) == len(labels)
-    counts = labels[drawn].bincount(minlength=4)
-    assert counts[2] == 0
-    assert (counts[[0, 1, 3]] - 10000 / 3).abs().max() < 5 * (10000 * 2 / 9) ** 0.5
-    rare = drawn[labels[drawn] == 3].bincount()
-    assert len(rare) == 5
-    assert (rare - rare.sum() / 5).abs().max() < 5 * float(rare.sum() * 4 / 25) ** 0.5
-    again = balanced_indices(labels, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, again)
-
-
-@pytest.mark.parametrize(
-    "use", [partial(class_weights, num_classes=3), partial(balanced_indices, generator=None)]
-)
-def test_no_samples_have_no_balance(use: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match="no samples"):
-        use(torch.empty(0, dtype=torch.int64))
 
 
 # --- the real records -----------------------------------------------------------------------------
