@@ -61,8 +61,8 @@ class GCN(nn.Module):
 
         Args:
             graphs: a torch_geometric Batch with ``x`` (nodes, in_channels), ``edge_index``,
-                ``batch`` and ``ptr``. Where it has ``adjacency``, a symmetric sparse CSR tensor
-                equal to ``normalised_adjacency``, that is used.
+                ``batch`` and ``ptr``. Where it has ``adjacency``, that is taken for the offsets,
+                columns and values of its ``normalised_adjacency``, a symmetric one.
         """
         dtype = self.classifier.weight.dtype
         adjacency = _adjacency(graphs, dtype)
@@ -105,7 +105,8 @@ def _adjacency(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
     known = getattr(graphs, "adjacency", None)
     if known is None:
         return normalised_adjacency(graphs.edge_index, len(graphs.x), dtype)
-    return SparseMatrix(known.crow_indices(), known.col_indices(), known.values().to(dtype))
+    offsets, columns, values = known
+    return SparseMatrix(offsets, columns, values.to(dtype))
 
 
 def _mean(graphs: Any, sizes: Tensor, adjacency: SparseMatrix) -> SparseMatrix:
