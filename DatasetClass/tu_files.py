@@ -113,7 +113,9 @@ def _attributes(path: Path, nodes: int) -> np.ndarray:
     _refuse_rows(path, attributes, nodes)
     with np.errstate(over="ignore"):
         narrow = attributes.astype(np.float32)
-    _refuse(path, np.any(~np.isfinite(narrow), axis=1), "a value that float32 can't hold", attributes)
+    _refuse(
+        path, np.any(~np.isfinite(narrow), axis=1), "a value that float32 can't hold", attributes
+    )
     return narrow
 
 
