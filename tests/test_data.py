@@ -115,43 +115,6 @@ def test_cifar_augmentation_crops_flips_and_cuts(data_dir: Path) -> None:
     assert (counts > 0).sum() > 140
 
 
-def test_graphs_without_labels_get_degrees_and_edgeless_ones_work(data_dir: Path) -> None:
-    dataset = DatasetClass.load("TINY", data_dir)
-    ring, path, single = dataset.graphs[0], dataset.graphs[1], dataset.graphs[-1]
-    assert ring.x.argmax(dim=1).unique().tolist() == [2]
-    assert path.x.argmax(dim=1).tolist() == [1, 2, 2, 2, 2, 1]
-    assert single.num_nodes == 1
-    assert single.x.argmax(dim=1).tolist() == [0]
-
-
-def test_mutag_needs_no_network(tmp_path: Path) -> None:
-    dataset = DatasetClass.load("MUTAG", tmp_path)
-    assert dataset.labels.bincount().tolist() == [63, 125]
-    assert sum(graph.num_nodes for graph in dataset.graphs) == 3371
-    assert sum(graph.edge_index.size(1) for graph in dataset.graphs) == 7442
-    assert not list(tmp_path.rglob("*.pt"))
-
-
-@pytest.mark.parametrize("name", ["../MUTAG", "a/b", "", "MUTAG\n"])
-def test_a_name_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a name"):
-        DatasetClass.load(name, tmp_path)
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("PROTEINS", [663, 450]),
-        ("NCI1", [2053, 2057]),
-        ("ENZYMES", [100] * 6),
-    ],
-)
-def test_real_class_counts(name: str, counts: list[int], real_data: Path) -> None:
-    dataset = DatasetClass.load(name, real_data)
-    assert dataset.labels.bincount().tolist() == counts
-
-
 @pytest.mark.real
 def test_real_cifar_statistics(real_data: Path) -> None:
     train = np.load(real_data / "cifar10.npz")
