@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision import transforms
 
 import DatasetClass
 from DatasetClass.batches import stratified_split, subset
-from DatasetClass.cifar import MEAN, STD
 
 NAMES = ["cifar10", "mitbih", "TINY", "MUTAG"]
 
@@ -80,45 +77,3 @@ def test_a_subset_is_drawn_once() -> None:
     assert torch.equal(chosen, subset(indices, 10))
     assert len(chosen.unique()) == 10
     assert torch.equal(subset(indices, 1000), indices)
-
-
-def test_cifar_without_augmentation_is_torchvisions_normalise(data_dir: Path) -> None:
-    dataset = DatasetClass.load("cifar10", data_dir, batch_size=40)
-    images, labels = next(iter(dataset.test))
-    raw = np.load(data_dir / "cifar10.npz")
-    usual = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-    expected = torch.stack([usual(image) for image in raw["x_test"]])
-    torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
-    assert labels.tolist() == raw["y_test"].tolist()
-
-
-def test_cifar_augmentation_crops_flips_and_cuts(data_dir: Path) -> None:
-    dataset = DatasetClass.load("cifar10", data_dir, batch_size=1)
-    index = torch.full((4000,), int(dataset.train.indices[0]))
-    plain = dataset.fetch(index[:1])[0][0]
-    images, _ = dataset.fetch_augmented(index)
-    holes = (images == 0).all(dim=1)  # a pixel of exactly the mean is only made by cutout
-    assert abs(float(holes.flatten(1).any(dim=1).float().mean()) - 0.5) < 0.03
-    assert int(holes.flatten(1).sum(dim=1).max()) == 16 * 16
-    # Whole images: each is the framed original at one of 9 x 9 offsets, flipped or not.
-    black = (-torch.tensor(MEAN) / torch.tensor(STD))[:, None, None]
-    framed = black.expand(3, 40, 40).clone()
-    framed[:, 4:36, 4:36] = plain
-    versions = [framed[:, i : i + 32, j : j + 32] for i in range(9) for j in range(9)]
-    versions = torch.stack(versions + [v.flip(2) for v in versions])
-    uncut = images[~holes.flatten(1).any(dim=1)][:500]
-    exact = "donot_use_mm_for_euclid_dist"
-    distance = torch.cdist(uncut.flatten(1), versions.flatten(1), compute_mode=exact)
-    assert float(distance.min(dim=1).values.max()) < 1e-2
-    counts = distance.argmin(dim=1).bincount(minlength=162)
-    assert abs(int(counts[:81].sum()) - 250) < 60
-    assert (counts > 0).sum() > 140
-
-
-@pytest.mark.real
-def test_real_cifar_statistics(real_data: Path) -> None:
-    train = np.load(real_data / "cifar10.npz")
-    assert np.bincount(train["y_train"]).tolist() == [5000] * 10
-    pixels = train["x_train"].reshape(-1, 3) / 255
-    np.testing.assert_allclose(pixels.mean(axis=0), MEAN, atol=1e-5)
-    np.testing.assert_allclose(pixels.std(axis=0), STD, atol=1e-5)
