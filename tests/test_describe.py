@@ -13,8 +13,10 @@ import torch
 from matplotlib.image import imread
 
 import DatasetClass
+from DatasetClass.__main__ import main
 from DatasetClass.describe import counts, facts_of
 from DatasetClass.pictures import choose, layout
+from utilities.cli import run
 from utilities.files import ROOT
 
 
@@ -55,11 +57,10 @@ def test_a_data_set_is_described_and_drawn(name, rows, licence, data_dir, tmp_pa
     assert pixels.std() > 0.05  # not blank
 
 
-def test_flags_of_the_data_set_reach_it_and_name_the_picture(data_dir, tmp_path) -> None:
-    folders = ("--data_dir", data_dir, "--out_dir", tmp_path)
-    done = describe("--dataset", "cifar10", *folders, "--seed", 3, "--train_samples=50")
-    assert done.returncode == 0, done.stderr
-    assert table(done.stdout)["all"] == ["50", "20", "40", "110"]
+def test_flags_of_the_data_set_reach_it_and_name_the_picture(data_dir, tmp_path, capsys) -> None:
+    folders = ["--data_dir", str(data_dir), "--out_dir", str(tmp_path)]
+    main(["describe", "--dataset", "cifar10", *folders, "--seed", "3", "--train_samples=50"])
+    assert table(capsys.readouterr().out)["all"] == ["50", "20", "40", "110"]
     assert (tmp_path / "plots" / "data_cifar10_seed3_train_samples50.png").is_file()
 
 
@@ -73,20 +74,28 @@ def test_flags_of_the_data_set_reach_it_and_name_the_picture(data_dir, tmp_path)
         ((), "--dataset"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(flags, message, data_dir, tmp_path) -> None:
-    done = describe(*flags, "--data_dir", data_dir, "--out_dir", tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_line_and_code_2(
+    flags, message, data_dir, tmp_path, monkeypatch, capsys
+) -> None:
+    folders = ("--data_dir", str(data_dir), "--out_dir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["DatasetClass", "describe", *folders, *flags])
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_help_and_an_unknown_command() -> None:
-    command = [sys.executable, "-m", "DatasetClass"]
-    help_ = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert help_.returncode == 0 and "describe --dataset mitbih" in help_.stdout
-    wrong = subprocess.run([*command, "delete"], cwd=ROOT, capture_output=True, text=True)
-    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
+def test_help_and_an_unknown_command(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "describe --dataset mitbih" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["delete"])
+    assert stop.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
 
 
 def test_counts_add_up_to_the_labels(data_dir: Path) -> None:
