@@ -20,7 +20,7 @@ def load(
     """Load a data set with its splits.
 
     Args:
-        name: "cifar10", "mitbih", or any TUDataset's name such as "MUTAG".
+        name: "cifar10", "cifar100", "mitbih", or any TUDataset's name such as "MUTAG".
         data_dir: folder of the data sets; what is not there is downloaded to it.
         batch_size: samples a batch of ``train``, ``val`` and ``test``.
         device: where the batches lie.
@@ -32,10 +32,10 @@ def load(
     """
     # Imported when asked for: each set has readers (wfdb, torchvision) that take seconds to load.
     device = torch.device(device)
-    if name == "cifar10":
-        from DatasetClass.cifar import Cifar10
+    if name in ("cifar10", "cifar100"):
+        from DatasetClass.cifar import Cifar
 
-        return Cifar10(data_dir, batch_size, device, **data_args)
+        return Cifar(name, data_dir, batch_size, device, **data_args)
     if name == "mitbih":
         from DatasetClass.mitbih import MitBih
 

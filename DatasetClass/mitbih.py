@@ -1,13 +1,12 @@
 """Heartbeats of the MIT-BIH Arrhythmia Database in the five classes of the AAMI standard.
 
-Either Kaggle's ``mitbih_train.csv`` and ``mitbih_test.csv`` (188 columns: 187 samples and the
-label), or beats cut here from the PhysioNet records (Moody & Mark 2001) much as Kachuee et al.
-2018 (arXiv:1805.00794, section III-A) describe: resampled from 360 to 125 Hz, each beat from its R
-peak over 1.2 times the median R-R interval around it, scaled to 0 to 1, padded with zeros to 187
-samples. R peaks are the annotated ones, where the paper detects them.
+Two sources that serve every script alike: beats cut here from PhysioNet's records (heartbeats.py
+says how, physionet.py brings them), or Kaggle's ``mitbih_train.csv`` and ``mitbih_test.csv``
+(kaggle.py). Both have 109,446 beats: N 90,589, S 2,779, V 7,236, F 803, Q 8,039.
 
-The splits are random over beats: a patient's beats lie in all of them, as in the Kaggle files, so
-accuracies here say nothing on unseen patients.
+Two ways to split. ``random`` draws beats, as the Kaggle files do: a patient's beats lie in all
+parts, so accuracies say nothing on unseen patients. ``inter_patient`` keeps patients apart (de
+Chazal et al. 2004); it needs the records, because Kaggle's files don't say whose a beat is.
 """
 
 from __future__ import annotations
@@ -15,20 +14,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from DatasetClass.batches import Batch, Dataset, stratified_split
+from DatasetClass.heartbeat_splits import SHARES, inter_patient_split, of_patients, random_split
+from DatasetClass.heartbeats import CLASSES, LENGTH, RATE
+from DatasetClass.kaggle import PARTS, kaggle_files, read_both, write_kaggle
+from DatasetClass.physionet import read_physionet
 
-LENGTH = 187  # samples a beat
-RATE = 125  # Hz
-CLASSES = ("N", "S", "V", "F", "Q")
-# ANSI/AAMI EC57:1998, table 3: the annotation codes of each class.
-AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
-LABELS = {code: CLASSES.index(name) for name, codes in AAMI.items() for code in codes}
-SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-WINDOW = 10  # seconds around a beat over which the R-R interval is taken
+SOURCES = ("auto", "kaggle", "physionet")
+SPLITS = ("random", "inter_patient")
+Splits = dict[str, Tensor]
 
 
 class MitBih(Dataset):
@@ -38,17 +35,32 @@ class MitBih(Dataset):
         data_dir: folder of the Kaggle files, or of ``mitdb/`` with the PhysioNet records.
         batch_size: beats a batch.
         device: where the beats lie.
-        seed: of the splits and the order.
+        seed: of the random split and of the order; patients are split the same way each time.
         train_samples: use only this many training beats.
-        source: "kaggle", "physionet", or "auto" for Kaggle's files if they are there.
+        source: "kaggle", "physionet", or "auto": Kaggle's files if they are there and the split
+            can be had from them.
+        split: "random" over beats, or "inter_patient".
+
+    Attributes:
+        beats: (N, 187) float32, those that the split uses.
+        labels: (N,) int64.
+        record_of: (N,) int64 on the CPU, the record of each beat; None from Kaggle.
 
     Raises:
         FileNotFoundError: neither source is there and the records can't be downloaded.
-        ValueError: a damaged file; the message names file and row.
+        ValueError: a damaged file (the message names file and row), an unknown source or split, or
+            a split by patient of Kaggle's files.
     """
 
     name = "mitbih"
     num_classes = len(CLASSES)
+    class_names = (
+        "N normal",
+        "S supraventricular",
+        "V ventricular",
+        "F fusion",
+        "Q unknown, paced",
+    )
 
     def __init__(
         self,
@@ -58,25 +70,23 @@ class MitBih(Dataset):
         seed: int = 42,
         train_samples: int | None = None,
         source: str = "auto",
+        split: str = "random",
     ) -> None:
-        files = [data_dir / f"mitbih_{part}.csv" for part in ("train", "test")]
-        if source == "auto":
-            source = "kaggle" if all(file.is_file() for file in files) else "physionet"
-        if source == "kaggle":
-            (beats, labels), (test_beats, test_labels) = (read_kaggle(file) for file in files)
-            shares = {"train": 7 / 8, "val": 1 / 8}
-            splits = stratified_split(torch.from_numpy(labels), shares, seed)
-            splits["test"] = torch.arange(len(labels), len(labels) + len(test_labels))
-            beats = np.concatenate([beats, test_beats])
-            labels = np.concatenate([labels, test_labels])
+        self.source, self.split = settle_source(data_dir, source, split), split
+        if self.source == "kaggle":
+            self.beats, self.labels, splits = _from_kaggle(data_dir, seed)
+            self.record_of = None
         else:
-            beats, labels = read_physionet(data_dir)
-            splits = stratified_split(torch.from_numpy(labels), SHARES, seed)
-        self.source = source
-        self.beats = torch.from_numpy(beats).to(device)
-        self.labels = torch.from_numpy(labels).to(device)
+            loaded = _from_physionet(data_dir, seed, split)
+            self.beats, self.labels, self.record_of, splits = loaded
+        self.beats, self.labels = self.beats.to(device), self.labels.to(device)
         self.model_args = {"length": LENGTH, "num_classes": len(CLASSES)}
-        self.data_args = {"seed": seed, "train_samples": train_samples, "source": source}
+        self.data_args = {
+            "seed": seed,
+            "train_samples": train_samples,
+            "source": self.source,
+            "split": split,
+        }
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
@@ -86,135 +96,78 @@ class MitBih(Dataset):
     def describe(self) -> str:
         counts = self.labels.bincount(minlength=len(CLASSES)).tolist()
         classes = " ".join(f"{name} {n:,}" for name, n in zip(CLASSES, counts, strict=True))
-        return f"{super().describe()}; {LENGTH} samples at {RATE} Hz from {self.source}; {classes}"
+        split = "split by patient" if self.split == "inter_patient" else "split at random"
+        signal = f"{LENGTH} samples at {RATE} Hz from {self.source}, {split}"
+        return f"{super().describe()}; {signal}; {classes}"
 
 
-def read_kaggle(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read one Kaggle file: beats (N, 187) float32 and labels (N,) int64.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: wrong number of columns, text, NaN or a label other than 0 to 4.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --source physionet needs none")
-    try:
-        table = pd.read_csv(path, header=None, dtype=np.float32).to_numpy()
-    except pd.errors.EmptyDataError as error:
-        raise ValueError(f"{path}: empty") from error
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}{_first_bad_row(path)}: not numbers only ({reason})") from error
-    if table.shape[1] != LENGTH + 1:
-        raise ValueError(f"{path}: {table.shape[1]} columns, expected {LENGTH + 1}")
-    bad = ~np.isfinite(table).all(axis=1)
-    if bad.any():
-        raise ValueError(f"{path}, row {bad.argmax() + 1}: missing or not finite")
-    labels = table[:, LENGTH]
-    bad = ~np.isin(labels, range(len(CLASSES)))
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(f"{path}, row {row + 1}: label {labels[row]:g}, expected 0 to 4")
-    return np.ascontiguousarray(table[:, :LENGTH]), labels.astype(np.int64)
-
-
-def _first_bad_row(path: Path) -> str:
-    """Where the first row that isn't 188 numbers stands; pandas doesn't say."""
-    with path.open(errors="replace") as file:
-        for row, line in enumerate(file, start=1):
-            cells = line.rstrip("\n").split(",")
-            try:
-                list(map(float, cells))
-            except ValueError:
-                return f", row {row}"
-            if len(cells) != LENGTH + 1:
-                return f", row {row}"
-    return ""
-
-
-def read_physionet(data_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Cut all records below ``data_dir``/mitdb: beats (N, 187) float32, labels (N,) int64.
+def settle_source(data_dir: Path, source: str, split: str) -> str:
+    """The source that "auto" stands for, or ``source`` itself.
 
     Raises:
-        FileNotFoundError: no records there, and they can't be downloaded.
-        ValueError: a damaged record.
+        ValueError: an unknown source or split, or a split by patient of Kaggle's files.
     """
-    folder = data_dir / "mitdb"
-    if not (folder / "RECORDS").is_file():
-        _download(folder)
-    names = (folder / "RECORDS").read_text().split()
-    parts = [read_record(folder / name) for name in names]
-    beats, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return beats, labels
+    if source not in SOURCES or split not in SPLITS:
+        known = f"{', '.join(SOURCES)} and {', '.join(SPLITS)}"
+        raise ValueError(f"mitbih: source {source!r} or split {split!r} is none of {known}")
+    if split == "inter_patient":
+        if source == "kaggle":
+            raise ValueError(
+                "mitbih: Kaggle's files don't say which patient a beat is from; "
+                "--split inter_patient needs --source physionet"
+            )
+        return "physionet"
+    if source == "auto":
+        there = all(file.is_file() for file in kaggle_files(data_dir))
+        return "kaggle" if there else "physionet"
+    return source
 
 
-def _download(folder: Path) -> None:
-    import wfdb
-
-    try:
-        wfdb.dl_database("mitdb", str(folder))
-    except Exception as error:  # wfdb lets through whatever its HTTP client raises
-        raise FileNotFoundError(
-            f"{folder}: no MIT-BIH records, and the download failed ({error}); put the files of "
-            "physionet.org/content/mitdb/1.0.0 there, or mitbih_train.csv and mitbih_test.csv of "
-            f"Kaggle into {folder.parent}"
-        ) from error
+def _from_kaggle(data_dir: Path, seed: int) -> tuple[Tensor, Tensor, Splits]:
+    """Both files in one, their own test set kept."""
+    arrays = read_both(data_dir)
+    beats = torch.from_numpy(np.concatenate([arrays[f"{part}_beats"] for part in PARTS]))
+    labels = torch.from_numpy(np.concatenate([arrays[f"{part}_labels"] for part in PARTS]))
+    train = len(arrays["train_labels"])
+    splits = stratified_split(labels[:train], SHARES, seed)
+    return beats, labels, {**splits, "test": torch.arange(train, len(labels))}
 
 
-def read_record(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Cut one record, named without extension: beats (N, 187) float32, labels (N,) int64.
-
-    Raises:
-        ValueError: a file of it is missing or damaged.
-    """
-    import wfdb
-
-    try:
-        record = wfdb.rdrecord(str(path))
-        annotation = wfdb.rdann(str(path), "atr")
-    except Exception as error:  # wfdb raises nearly anything on damaged files
-        raise ValueError(f"{path}: unreadable record ({error}); remove {path.parent}") from error
-    lead = record.sig_name.index("MLII") if "MLII" in record.sig_name else 0
-    kept = [i for i, code in enumerate(annotation.symbol) if code in LABELS]
-    labels = np.array([LABELS[annotation.symbol[i]] for i in kept], dtype=np.int64)
-    peaks = annotation.sample[kept] / record.fs  # seconds
-    return cut_beats(record.p_signal[:, lead], record.fs, peaks), labels
+def _from_physionet(data_dir: Path, seed: int, split: str) -> tuple[Tensor, Tensor, Tensor, Splits]:
+    """Beats, labels and records, copied out of the mapped files, and the splits."""
+    arrays = read_physionet(data_dir)
+    beats, labels, records = (
+        torch.from_numpy(np.array(arrays[name])) for name in ("beats", "labels", "records")
+    )
+    if split == "random":
+        return beats, labels, records, random_split(labels, seed)
+    used = of_patients(records)
+    records = records[used]
+    return beats[used], labels[used], records, inter_patient_split(records)
 
 
-def cut_beats(signal: np.ndarray, rate: float, peaks: np.ndarray) -> np.ndarray:
-    """Cut and normalise beats.
+def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
+    """Write the beats of PhysioNet's records as ``mitbih_train.csv`` and ``mitbih_test.csv``.
+
+    The test beats are those of the random split with this seed: 21,892, and 87,554 for training,
+    class by class as many as in Kaggle's files.
 
     Args:
-        signal: (samples,), one lead in mV.
-        rate: of the signal, in Hz.
-        peaks: (beats,), times of the R peaks in seconds, rising.
+        data_dir: folder of ``mitdb/``.
+        folder: where the files go; once they are in ``data_dir``, "auto" takes them.
+        seed: of the split.
 
     Returns:
-        (beats, 187) float32 from 0 to 1 at 125 Hz.
+        The paths written.
+
+    Raises:
+        FileExistsError: a file is there already.
+        FileNotFoundError, ValueError: the records can't be had or are damaged.
     """
-    from scipy.signal import resample_poly
-
-    resampled = resample_poly(signal, RATE, int(rate))
-    beats = np.zeros((len(peaks), LENGTH), dtype=np.float32)
-    starts = np.round(peaks * RATE).astype(int)
-    for beat, start, period in zip(beats, starts, _periods(peaks), strict=True):
-        piece = resampled[start : start + min(LENGTH, max(2, round(1.2 * period * RATE)))]
-        if len(piece):
-            height = np.ptp(piece)
-            beat[: len(piece)] = (piece - piece.min()) / height if height else 0.0
-    return beats
-
-
-def _periods(peaks: np.ndarray) -> np.ndarray:
-    """Median R-R interval within the 10 seconds around each peak, in seconds, (beats,)."""
-    intervals = np.diff(peaks)
-    if len(intervals) == 0:
-        return np.full(len(peaks), LENGTH / RATE)
-    first = np.searchsorted(peaks, peaks - WINDOW / 2)
-    last = np.searchsorted(peaks, peaks + WINDOW / 2)
-    return np.array(
-        [
-            np.median(intervals[i : max(j - 1, i + 1)] if i < len(intervals) else intervals[-1:])
-            for i, j in zip(first, last, strict=True)
-        ]
-    )
+    arrays = read_physionet(data_dir)
+    splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
+    training = torch.cat([splits["train"], splits["val"]]).sort().values
+    files = kaggle_files(folder)
+    for path, part in zip(files, (training, splits["test"]), strict=True):
+        write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
+    return files

@@ -46,6 +46,11 @@ class Surface:
         return (len(self.x),) if self.y is None else (len(self.y), len(self.x))
 
 
+# What h5py raises on damaged files; a false size may be too large to allocate.
+_DAMAGE = (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError)
+DEFLATE = 1032  # bytes that one compressed byte can become at most
+
+
 @contextmanager
 def _open(path: Path, mode: str) -> Iterator[h5py.File]:
     """Open ``path``; whatever HDF5 raises on a damaged file becomes one line with its name.
@@ -57,7 +62,7 @@ def _open(path: Path, mode: str) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, mode, locking=False) as file:
             yield file
-    except (OSError, KeyError, RuntimeError, TypeError, AttributeError, IndexError) as error:
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"{path}: not a surface, or a damaged one ({reason}); remove it or name another "
@@ -87,7 +92,21 @@ def create(
         for group, direction in zip(GROUPS, directions, strict=False):
             for i, tensor in enumerate(direction):
                 file[f"{group}/{i}"] = tensor.cpu().numpy()
-        file.attrs.update(surface.attributes)
+        for name, value in surface.attributes.items():
+            _set_attribute(file, name, value)
+
+
+def _set_attribute(file: h5py.File, name: str, value: Any) -> None:
+    """Write text with a fixed length: HDF5 can loop for ever in a damaged heap of free ones."""
+    if isinstance(value, str):
+        kind = h5py.string_dtype("utf-8", max(len(value.encode()), 1))
+        file.attrs.create(name, value.encode(), dtype=kind)
+    else:
+        file.attrs[name] = value
+
+
+def _attribute(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def write_row(path: Path, row: int, values: dict[str, np.ndarray]) -> None:
@@ -119,7 +138,7 @@ def read_surface(path: Path) -> Surface:
         names = [n for n in file if n.endswith(("_loss", "_acc"))]
         values = {name: _array(file, name).astype(float) for name in names}
         finished = _array(file, "done").astype(bool) if "done" in file else None
-        attributes = {k: v for k, v in file.attrs.items()}
+        attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)
     for name, value in values.items():
         if value.shape != surface.shape:
@@ -171,4 +190,6 @@ def _array(file: h5py.File, name: str) -> np.ndarray:
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise KeyError(f"{name} is no dataset of this file")
+    if dataset.nbytes > DEFLATE * file.id.get_filesize():
+        raise ValueError(f"{name} would be {dataset.nbytes:,} bytes, a false size")
     return np.asarray(dataset[()])

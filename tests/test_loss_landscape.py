@@ -359,3 +359,23 @@ def test_colour_scales_are_shared_and_survive_flat_and_missing_values() -> None:
 def test_comparison_refuses_what_was_never_computed(trained, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"plot_surface\.py writes it"):
         compare.main(["--model_files", str(trained["GCN"]), "--output", str(tmp_path / "a.png")])
+
+
+def test_text_in_a_surface_has_a_fixed_length_and_comes_back(tmp_path: Path) -> None:
+    """HDF5 can loop for ever in a damaged heap, where text of free length lies."""
+    attributes = {"seed": 3, "norm": "filter", "arguments": "--x=-1:1:3 é", "empty": ""}
+    surface = Surface(np.linspace(-1, 1, 3), None, {}, attributes)
+    create(tmp_path / "a.h5", surface, [[torch.ones(2)]], ("train_loss",))
+    assert read_surface(tmp_path / "a.h5").attributes == attributes
+    with h5py.File(tmp_path / "a.h5") as file:
+        kinds = [h5py.check_string_dtype(file.attrs.get_id(n).dtype) for n in ("norm", "empty")]
+        assert [kind.length for kind in kinds] == [6, 1]
+
+
+def test_a_surface_that_asks_for_too_much_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["xcoordinates"] = np.zeros(3)
+        # 8 TB, none of it there
+        file.create_dataset("train_loss", (10**6, 10**6), "f8", chunks=(10, 10))
+    with pytest.raises(ValueError, match="false size"):
+        read_surface(tmp_path / "a.h5")

@@ -1,4 +1,4 @@
-r"""Train a wide residual network on CIFAR-10.
+r"""Train a wide residual network on CIFAR-10 or CIFAR-100.
 
     python trainings/my_train_cifar.py --optimizer=SGD                    # WRN-16-8: for a GPU
     python trainings/my_train_cifar.py --optimizer=SAM --rho=0.05         # twice the time
@@ -18,7 +18,7 @@ import DatasetClass
 import models
 from trainings.fit import fit
 from trainings.options import Defaults, add_flags, read_args, start
-from utilities.cli import Parser, fraction, positive_int, run
+from utilities.cli import Parser, fraction, non_negative_int, positive_int, run
 
 DEFAULTS = Defaults(
     name="cifar",
@@ -39,12 +39,24 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default=DEFAULTS.dataset, choices=["cifar10"])
+    group.add_argument("--dataset", default=DEFAULTS.dataset, choices=["cifar10", "cifar100"])
     group.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="crop, flip and cut out the training images",
+    )
+    group.add_argument(
+        "--pad", default="zero", choices=["zero", "reflect"], help="what crops show past the edge"
+    )
+    group.add_argument(
+        "--crop_padding",
+        type=non_negative_int,
+        default=4,
+        help="pixels past the edge that crops reach; 0: none",
+    )
+    group.add_argument(
+        "--cutout", type=non_negative_int, default=16, help="side of the hole, pixels; 0: none"
     )
     group = parser.add_argument_group("model")
     group.add_argument("--depth", type=positive_int, default=16, help="layers, 6n + 4")
@@ -68,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         seed=args.seed,
         train_samples=args.train_samples,
         augment=args.augment,
+        pad=args.pad,
+        crop_padding=args.crop_padding,
+        cutout=args.cutout,
     )
 
     # model

@@ -5,7 +5,7 @@
     python trainings/my_train_mitbih.py --optimizer=SAM --epochs=1        # a first look: 3 min
 
 Times are those of one CPU core. The beats of one patient lie in all splits, as in the Kaggle
-files (DatasetClass/mitbih.py).
+files, unless --split=inter_patient (DatasetClass/mitbih.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--source",
         choices=["auto", "kaggle", "physionet"],
         default="auto",
-        help="Kaggle's CSV files or the PhysioNet records; auto takes the files if they are there",
+        help="Kaggle's CSV files or the PhysioNet records, downloaded where absent; auto takes the "
+        "CSV files if they are there and the split can be had from them",
+    )
+    group.add_argument(
+        "--split",
+        choices=["random", "inter_patient"],
+        default="random",
+        help="random: over beats as in Kaggle's files, a patient's beats in training, validation "
+        "and test, so that results say nothing on new patients; inter_patient: DS1 and DS2 of "
+        "de Chazal et al. 2004, validation by patient, from the PhysioNet records",
     )
     group = parser.add_argument_group("model")
     group.add_argument("--dim", type=positive_int, default=64, help="width, a multiple of --heads")
@@ -69,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         seed=args.seed,
         train_samples=args.train_samples,
         source=args.source,
+        split=args.split,
     )
 
     # model

@@ -1,0 +1,164 @@
+"""Read and write heartbeats as Kaggle has them (kaggle.com/datasets/shayanfazeli/heartbeat).
+
+``mitbih_train.csv`` and ``mitbih_test.csv``: no header, 188 numbers a row, 187 samples from 0 to 1
+and the class's number. Rows are read in blocks, so that a file of 390 MB takes no more memory than
+its beats (65 MB) and one block. Cells are numbers or an error: nothing is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from DatasetClass.cache import Arrays, cached
+from DatasetClass.heartbeats import CLASSES, LENGTH, Beats
+from DatasetClass.physionet import fingerprint
+from DatasetClass.progress import progress
+from utilities.files import atomic_write
+
+PARTS = ("train", "test")
+COLUMNS = LENGTH + 1
+BLOCK = 2048  # rows
+ROW = 64 * COLUMNS  # bytes that a row may have; Kaggle's have about 25 a cell
+LARGEST = float(np.finfo(np.float32).max)
+VERSION = 1  # of the reading
+
+
+def kaggle_files(data_dir: Path) -> list[Path]:
+    """Where the two files belong."""
+    return [data_dir / f"mitbih_{part}.csv" for part in PARTS]
+
+
+def read_both(data_dir: Path) -> Arrays:
+    """Both files, parsed once and from then on mapped from disk.
+
+    Returns:
+        ``train_beats`` (N, 187) float32, ``train_labels`` (N,) int64, and the same of "test".
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one is damaged; the message names file and row.
+    """
+    files = kaggle_files(data_dir)
+
+    def parse() -> Arrays:
+        arrays = {}
+        for part, file in zip(PARTS, files, strict=True):
+            arrays[f"{part}_beats"], arrays[f"{part}_labels"] = read_kaggle(file)
+        return arrays
+
+    return cached(data_dir / "cache" / "mitbih_kaggle", fingerprint(files, VERSION), parse)
+
+
+def read_kaggle(path: Path) -> Beats:
+    """Read one file: beats (N, 187) float32 and labels (N,) int64.
+
+    A byte order mark, Windows' line ends and spaces around numbers are let pass.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a wrong number of columns, text, NaN or a label other than 0 to 4, or no rows.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --source physionet needs none")
+    count = _count_rows(path)
+    if count == 0:
+        raise ValueError(f"{path}: empty")
+    beats = np.empty((count, LENGTH), dtype=np.float32)
+    labels = np.empty(count, dtype=np.int64)
+    blocks, done = -(-count // BLOCK), 0
+    for lines in progress(_blocks(path), f"reading {count:,} beats of {path}, once", blocks):
+        table = _parse(lines)
+        if table is None:
+            raise ValueError(_explain(path, lines, done))
+        stop = done + len(table)
+        beats[done:stop], labels[done:stop] = table[:, :LENGTH], table[:, LENGTH]
+        done = stop
+    return beats[:done], labels[:done]
+
+
+def _count_rows(path: Path) -> int:
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            count, last = count + chunk.count(b"\n"), chunk[-1:]
+    return count + (last != b"\n")
+
+
+def _blocks(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        if file.read(3) != b"\xef\xbb\xbf":
+            file.seek(0)
+        while lines := [line for _ in range(BLOCK) if (line := file.readline(ROW))]:
+            yield lines
+
+
+def _parse(lines: list[bytes]) -> np.ndarray | None:
+    """(rows, 188) float32, or None where a row is wrong in any way."""
+    import pandas as pd
+
+    try:
+        with np.errstate(over="ignore"):  # to infinity, which is looked for
+            table = pd.read_csv(
+                io.BytesIO(b"".join(lines)),
+                header=None,
+                dtype=np.float32,
+                skip_blank_lines=False,
+                quoting=csv.QUOTE_NONE,
+            ).to_numpy()
+    except (ValueError, OverflowError):  # pandas' own errors are ValueErrors
+        return None
+    good = table.shape == (len(lines), COLUMNS) and np.isfinite(table).all()
+    return table if good and np.isin(table[:, LENGTH], range(len(CLASSES))).all() else None
+
+
+def _explain(path: Path, lines: list[bytes], before: int) -> str:
+    """What is wrong with the first bad row of a block; pandas doesn't say."""
+    for row, line in enumerate(lines, start=before + 1):
+        cells = line.decode(errors="replace").rstrip("\r\n").split(",")
+        if len(cells) != COLUMNS:
+            return f"{path}, row {row}: {len(cells)} columns, expected {COLUMNS}"
+        for column, cell in enumerate(cells, start=1):
+            if problem := _problem(cell, column == COLUMNS):
+                hint = "; the file must have no header" if row == 1 else ""
+                return f"{path}, row {row}, column {column}: {problem}{hint}"
+    return f"{path}, rows {before + 1} to {before + len(lines)}: not rows of numbers"
+
+
+def _problem(cell: str, label: bool) -> str:
+    """What is wrong with one cell, or nothing."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return f"{cell[:40]!a} is no number"
+    if not abs(number) <= LARGEST:
+        return f"{cell[:40]!a} is missing or not finite"
+    if label and number not in range(len(CLASSES)):
+        return f"label {number:g}, expected 0 to {len(CLASSES) - 1}"
+    return f"{cell[:40]!a} is no plain number" if "_" in cell else ""
+
+
+def write_kaggle(path: Path, beats: np.ndarray, labels: np.ndarray) -> None:
+    """Write one file, whole or not at all; reading it gives the same bits.
+
+    Args:
+        path: of the file, which must not be there yet.
+        beats: (N, 187) float32.
+        labels: (N,) int64.
+
+    Raises:
+        FileExistsError: it is there: it may be Kaggle's own.
+        OSError: it can't be written.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path}: is there already, perhaps Kaggle's own; move it first")
+    starts = range(0, len(beats), BLOCK)
+    with atomic_write(path) as part, part.open("w", newline="\n") as file:
+        for start in progress(starts, f"writing {len(beats):,} beats to {path}", len(starts)):
+            block = slice(start, start + BLOCK)
+            rows = np.column_stack([beats[block], labels[block]])
+            np.savetxt(file, rows, fmt="%.8e", delimiter=",")  # 9 digits are a float32's all
