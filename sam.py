@@ -26,33 +26,34 @@ or, in two steps, as in https://github.com/davda54/sam, whose interface this kee
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 
-Block = tuple[dict[str, Any], list[Tensor], list[Tensor]]  # group, parameters, directions
+# A number on a CPU, where reading it is free; else a 0-dim tensor, lest the host wait for it.
+Scalar: TypeAlias = Any  # float | Tensor
 
 __all__ = ["SAM", "ascent_scale", "frozen_batch_norm", "global_norm", "normalisation_only"]
 
 
-def global_norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm of all tensors together, 0-dim, accumulated in float32 or wider."""
-    dtype = functools.reduce(torch.promote_types, {t.dtype for t in tensors}, torch.float32)
-    norms = list(torch._foreach_norm(tensors, 2, dtype=dtype))
-    if len({norm.get_device() for norm in norms}) > 1:
-        norms = [norm.to(norms[0].device) for norm in norms]
+def global_norm(tensors: list[Tensor]) -> Scalar:
+    """Euclidean norm of all tensors together, accumulated in float32 or wider."""
+    wide = torch.float64 if torch.float64 in {t.dtype for t in tensors} else torch.float32
+    norms = torch._foreach_norm(tensors, 2, dtype=wide)
+    if norms[0].is_cpu:
+        return math.hypot(*map(float, norms))
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def ascent_scale(rho: float, norm: float | Tensor) -> float | Tensor:
+def ascent_scale(rho: float, norm: Scalar) -> Scalar:
     """Factor that makes a direction of length ``norm`` one of length ``rho`` (Foret eq. 2).
 
     A zero direction stays zero; one of infinite or NaN length gets 0.
@@ -64,19 +65,44 @@ def ascent_scale(rho: float, norm: float | Tensor) -> float | Tensor:
 
 def orthogonal_part(a: list[Tensor], b: list[Tensor]) -> list[Tensor]:
     """The part of ``a`` that is orthogonal to ``b``, each taken as one long vector."""
-    products = [(x.flatten() @ y.flatten()).to(a[0].device) for x, y in zip(a, b, strict=True)]
-    share = torch.stack(products).sum() / global_norm(b).square().clamp_min(1e-30)
-    return [x - share.to(x) * y for x, y in zip(a, b, strict=True)]
+    wide = torch.promote_types(a[0].dtype, torch.float32)
+    products = [torch.sum(x.to(wide) * y.to(wide)) for x, y in zip(a, b, strict=True)]
+    share = torch.stack(products).sum() * ascent_scale(1.0, global_norm(b)) ** 2
+    return [x - share * y for x, y in zip(a, b, strict=True)]
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _nonfinite(grads: list[Tensor], ascent_norm: Scalar, found: Tensor, one: Tensor) -> Scalar:
+    """1 if either pass has found something infinite or NaN, else 0; ``found`` is scratch."""
+    if not grads[0].is_cpu:
+        return (~(global_norm(grads) + ascent_norm).isfinite()).float()
+    # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
+    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, one)
+    if found:
+        found.zero_()
+        return 1.0
+    return float(not math.isfinite(ascent_norm))
+
+
+def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: Scalar) -> None:
+    if isinstance(scale, Tensor):  # on an accelerator, where 0 times an infinite one would be NaN
+        torch._foreach_mul_([_finite(d) for d in directions], scale)
+        scale = 1.0
+    if scale:
+        torch._foreach_add_(params, directions, alpha=scale)
 
 
 @contextmanager
-def frozen_batch_norm(*models: nn.Module) -> Iterator[None]:
+def frozen_batch_norm(model: nn.Module) -> Iterator[None]:
     """Keep batch-norm layers' running statistics as they are; normalise by the batch as ever.
 
     For the second pass of a SAM step, so that the statistics are those of the real weights and
     move once a step. Can be nested, and undoes itself on exceptions.
     """
-    layers = [m for model in models for m in model.modules() if isinstance(m, _BatchNorm)]
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     layers = [layer for layer in layers if layer.training and layer.track_running_stats]
     try:
         for layer in layers:
@@ -88,16 +114,26 @@ def frozen_batch_norm(*models: nn.Module) -> Iterator[None]:
 
 
 def normalisation_only(model: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups for SAM-ON: only normalisation layers' parameters, the first group, climb.
+    """Groups for SAM-ON (Mueller et al. 2023, arXiv:2306.04226): only normalisation layers climb.
 
-    Mueller et al. 2023, arXiv:2306.04226. The other group's ``rho`` is 0.
+    Their parameters are the first group; the second, all others, has ``rho`` 0.
     """
     kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-    layers = [module for module in model.modules() if isinstance(module, kinds)]
-    chosen = {p for layer in layers for p in layer.parameters(recurse=False)}
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
+    chosen = dict.fromkeys(p for layer in layers for p in layer.parameters(recurse=False))
     others = [p for p in model.parameters() if p not in chosen]
-    perturbed = [p for p in model.parameters() if p in chosen]
-    return [{"params": perturbed}, {"params": others, "rho": 0.0}]
+    return [{"params": list(chosen)}, {"params": others, "rho": 0.0}]
+
+
+class _Buffers(dict[Tensor, Tensor]):
+    """A tensor of its own for each parameter, made when it is first asked for."""
+
+    def __missing__(self, p: Tensor) -> Tensor:
+        self[p] = buffer = torch.zeros_like(p)
+        return buffer
+
+    def of(self, params: list[Tensor]) -> list[Tensor]:
+        return [self[p] for p in params]
 
 
 class SAM(Optimizer):
@@ -112,12 +148,11 @@ class SAM(Optimizer):
         params: parameters or groups of them; a group may set its own ``rho``, 0 for none.
         base_optimizer: class of the base optimizer, such as ``torch.optim.SGD``.
         rho: radius of the neighbourhood; published: 0.05 on CIFAR-10, 0.5 when adaptive.
-        adaptive: measure the radius in units of T_w = |w| + ``eta`` for weights and 1 for biases
+        adaptive, eta: measure the radius in units of T_w = |w| + eta for weights, 1 for biases
             (ASAM, Kwon et al. 2021, arXiv:2102.11600, eq. 7 and the authors' code) (*). Weights
             are the parameters that ``model`` or named parameters call so; without names, those
             of two or more dimensions.
-        eta: added to |w| when adaptive.
-        normalise_bias: T_w = |w| + ``eta`` for biases too; with ``eta=0``, davda54's variant.
+        normalise_bias: T_w = |w| + eta for biases too; with ``eta=0``, davda54's variant.
         model: module whose batch-norm statistics ``step`` freezes in the second pass; needed
             only by models with batch normalisation, and for ``sync_ascent=False``.
         every: climb in every k-th step only, with plain steps between.
@@ -126,9 +161,8 @@ class SAM(Optimizer):
         start: plain steps before the first ascent (Zhou et al. 2024, arXiv:2410.10373).
         gsam_alpha: weight of the surrogate gap (GSAM, Zhuang et al. 2022, arXiv:2203.08065,
             alg. 1; there 0.1 to 0.4) (*).
-        fsam_sigma: how much of the gradients' running mean to take out of the ascent (Friendly
-            SAM, Li et al. 2024, arXiv:2403.12350, alg. 1; there 1) (*).
-        fsam_lambda: decay of that mean.
+        fsam_sigma, fsam_lambda: how much of the gradients' running mean to take out of the ascent,
+            and its decay (Friendly SAM, Li et al. 2024, arXiv:2403.12350, alg. 1; there 1) (*).
         msam: perturb by -rho v / |v|, v the base's momentum, in one pass a step (MSAM, Becker
             et al. 2024, arXiv:2401.12033, alg. 1) (*); ``step`` returns the loss there.
         same_dropout: replay the generators, so that both passes draw the same masks.
@@ -170,12 +204,13 @@ class SAM(Optimizer):
         self.fsam_sigma, self.fsam_lambda = fsam_sigma, fsam_lambda
         self.same_dropout, self.sync_ascent = same_dropout, sync_ascent
         self.steps = 0
-        self._skipped: float | Tensor = 0.0
-        self._total: float | Tensor = 0.0  # norm of the first pass, over ranks; to be finite
+        self._skipped: Scalar = 0.0
+        self._ascent_norm: Scalar = 0.0  # summed over unsynchronised ranks; to be finite
+        self._flags = torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu").unbind()
         self._perturbed: list[Tensor] = []  # parameters that are not at w now
-        self._weights: list[Tensor] = []  # where they were
-        # per parameter: w; LookSAM's and GSAM's gradient at w, then LookSAM's g_v; FSAM's mean
-        self._buffers: dict[str, dict[Tensor, Tensor]] = {"weight": {}, "gradient": {}, "mean": {}}
+        self._weight = _Buffers()  # w
+        self._gradient = _Buffers()  # that at w, for GSAM and LookSAM; then LookSAM's g_v
+        self._mean = _Buffers()  # Friendly SAM's running mean of gradients
         self._share_with_base()
 
     @property
@@ -194,13 +229,12 @@ class SAM(Optimizer):
         """Steps left out so far because a gradient was infinite or NaN."""
         return int(self._skipped)
 
-    def step(self, closure: Any = None, scaler: torch.amp.GradScaler | None = None) -> Any:
+    def step(self, closure: Any = None, scaler: GradScaler | None = None) -> Any:
         """Make one whole step and return the loss at the weights before it.
 
-        Args:
-            closure: runs one forward and backward pass (or those of all micro-batches) and
-                returns the loss. Called ``passes`` times; no backward pass is needed beforehand.
-            scaler: the one with which the closure scales the loss, if any.
+        ``closure`` runs one forward and backward pass (or those of all micro-batches) and returns
+        the loss. It is called ``passes`` times; no backward pass is needed beforehand. ``scaler``
+        is the one with which it scales the loss, if any.
 
         Raises:
             TypeError: no closure.
@@ -213,8 +247,7 @@ class SAM(Optimizer):
                 if self.passes == 2:
                     loss = self._two_passes(closure)
                 else:
-                    if self.climbs:
-                        self.first_step()
+                    self.first_step()
                     loss = closure()
         except BaseException:
             self.restore()
@@ -224,14 +257,13 @@ class SAM(Optimizer):
 
     def _two_passes(self, closure: Callable[[], Any]) -> Any:
         model: Any = self.model
-        alone = not self.sync_ascent and distributed.is_initialized()
-        devices = {p.get_device() for p in self._params() if p.is_cuda}
-        # Forked generators return to their state, from which the second pass draws the same masks.
-        forked = torch.random.fork_rng(devices, enabled=self.same_dropout)
-        with forked, model.no_sync() if alone else nullcontext():
+        fork: Any = nullcontext()
+        if self.same_dropout:  # the generators' state comes back, so the masks come again
+            fork = torch.random.fork_rng({p.get_device() for p in self._params() if p.is_cuda})
+        with fork, nullcontext() if self._synchronised() else model.no_sync():
             loss = closure()
         self.first_step(zero_grad=True)
-        with frozen_batch_norm(*([] if self.model is None else [self.model])):
+        with nullcontext() if model is None else frozen_batch_norm(model):
             closure()
         return loss
 
@@ -239,19 +271,16 @@ class SAM(Optimizer):
     def first_step(self, zero_grad: bool = False) -> None:
         """Climb from w to w + e(w) along the gradients in ``.grad`` (Foret et al. 2021, eq. 2).
 
-        Raises:
-            RuntimeError: the weights are perturbed already.
+        Stays at w in the plain steps of ``every`` and ``start``. RuntimeError if called twice.
         """
-        if self._perturbed:
-            raise RuntimeError("SAM: first_step called twice; call second_step in between")
-        blocks: list[Block] = []
-        for group in self.param_groups:
-            sources = self._sources(group["params"]) if group["rho"] > 0 else []
-            found = [source for source in sources if source is not None]
-            if found:
-                pairs = zip(group["params"], sources, strict=True)
-                params = [p for p, source in pairs if source is not None]
-                blocks.append((group, params, self._directions(params, found, zero_grad)))
+        self._refuse_between_steps("first_step")
+        source: Callable[..., Any] = self._momentum if self.msam else attrgetter("grad")
+        blocks = []
+        for group in [g for g in self.param_groups if g["rho"] > 0] if self.climbs else []:
+            params = [p for p in group["params"] if source(p) is not None]
+            if params:
+                directions = self._directions(params, [source(p) for p in params], zero_grad)
+                blocks.append((group["rho"], params, directions, self._t_w(group, params)))
         if blocks:
             self._climb(blocks)
         if zero_grad:
@@ -261,118 +290,107 @@ class SAM(Optimizer):
         """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
         if self._perturbed:
             with torch.no_grad():
-                torch._foreach_copy_(self._perturbed, self._weights)
+                torch._foreach_copy_(self._perturbed, self._weight.of(self._perturbed))
             self._perturbed = []
 
     @torch.no_grad()
-    def second_step(
-        self, zero_grad: bool = False, scaler: torch.amp.GradScaler | None = None
-    ) -> None:
+    def second_step(self, zero_grad: bool = False, scaler: GradScaler | None = None) -> None:
         """Come back to w and let the base optimizer step with the gradients found at w + e(w).
 
         Without ``first_step`` before it, this is one of the plain steps between ascents.
         """
         climbed = self._perturbed
-        if climbed:
-            torch._foreach_copy_(self._perturbed, self._weights)
-            self._perturbed = []
+        self.restore()
         if self.looksam_alpha or self.gsam_alpha:
-            self._combine(climbed)
+            self._combine_passes(climbed)
         grads = [p.grad for p in self._params() if p.grad is not None]
         if grads:
-            self._base_step(grads, scaler)
-        self.steps, self._total = self.steps + 1, 0.0
+            self._base_step(_nonfinite(grads, self._ascent_norm, *self._flags), scaler)
+        self.steps, self._ascent_norm = self.steps + 1, 0.0
         self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
             self._drop_gradients()
 
-    def _sources(self, params: list[Tensor]) -> list[Tensor | None]:
-        if not self.msam:
-            return [p.grad for p in params]
-        states = [self.state.get(p, {}) for p in params]
-        return [state.get("momentum_buffer", state.get("exp_avg")) for state in states]
+    def _momentum(self, p: Tensor) -> Tensor | None:
+        state = self.state.get(p, {})
+        return state.get("momentum_buffer", state.get("exp_avg"))
 
     def _directions(self, params: list[Tensor], found: list[Tensor], consume: bool) -> list[Tensor]:
         """Ascent directions, free to be overwritten; the gradients themselves where they may be."""
         if self.msam:
-            return list(torch._foreach_neg(found))
+            found, consume = list(torch._foreach_neg(found)), True
         if self.looksam_alpha or self.gsam_alpha:
-            torch._foreach_copy_(self._buffer("gradient", params), found)
+            torch._foreach_copy_(self._gradient.of(params), found)
         # The ascent's small factor would vanish in float16.
         found = [g.float() if g.dtype.itemsize < 4 else g if consume else g.clone() for g in found]
         if self.fsam_sigma:  # m = lambda m + (1 - lambda) g; g - sigma m
-            mean = self._buffer("mean", params)
+            mean, finite = self._mean.of(params), [_finite(g.clone()) for g in found]
             torch._foreach_mul_(mean, self.fsam_lambda)
-            torch._foreach_add_(
-                mean, [_finite(g.clone()) for g in found], alpha=1 - self.fsam_lambda
-            )
+            torch._foreach_add_(mean, finite, alpha=1 - self.fsam_lambda)
             torch._foreach_sub_(found, mean, alpha=self.fsam_sigma)
         return found
 
-    def _climb(self, blocks: list[Block]) -> None:
-        operators = [self._operators(group, params) for group, params, _ in blocks]
-        for (*_, directions), t in zip(blocks, operators, strict=True):
-            if t:  # T_w g, whose norm is the ascent's; the step itself is T_w^2 g (Kwon eq. 7)
-                torch._foreach_mul_(directions, t)
-        norm = global_norm([d for *_, directions in blocks for d in directions])
-        total = norm
-        if not self.sync_ascent and distributed.is_initialized():  # all ranks skip, or none
-            total = norm.clone()
-            distributed.all_reduce(total)
-        # Reading is free on a CPU; an accelerator's would make the host wait.
-        self._total = float(total) if norm.device.type == "cpu" else total
-        length = float(norm) if norm.device.type == "cpu" else norm
-        self._perturbed = [p for _, params, _ in blocks for p in params]
-        self._weights = self._buffer("weight", self._perturbed)
-        torch._foreach_copy_(self._weights, self._perturbed)
-        for (group, params, directions), t in zip(blocks, operators, strict=True):
-            if t:
-                torch._foreach_mul_(directions, t)
-            _add_scaled(params, directions, ascent_scale(group["rho"], length))
-
-    def _operators(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
-        """T_w of each parameter, none at all if they are all 1."""
+    def _t_w(self, group: dict[str, Any], params: list[Tensor]) -> list[Tensor]:
+        """ASAM's T_w of each parameter; none at all if they are all 1."""
         if not group["adaptive"]:
             return []
-        bias = set() if group["normalise_bias"] else self._biases
-        return [torch.ones_like(p) if id(p) in bias else p.abs().add_(group["eta"]) for p in params]
+        ones = set() if group["normalise_bias"] else self._biases
+        return [torch.ones_like(p) if id(p) in ones else p.abs().add_(group["eta"]) for p in params]
 
-    def _combine(self, climbed: list[Tensor]) -> None:
-        """Make the gradients those of GSAM and LookSAM."""
-        kept = {p: g for p, g in self._buffers["gradient"].items() if p.grad is not None}
+    def _climb(self, blocks: list[tuple[float, list[Tensor], list[Tensor], list[Tensor]]]) -> None:
+        for _, _, directions, t_w in blocks:
+            if t_w:  # T_w g, whose norm is the ascent's; the ascent itself is T_w^2 g (Kwon eq. 7)
+                torch._foreach_mul_(directions, t_w)
+        norm = global_norm([d for _, _, directions, _ in blocks for d in directions])
+        self._ascent_norm = norm
+        if not self._synchronised():  # all ranks skip a step, or none
+            self._ascent_norm = torch.as_tensor(norm).clone()
+            distributed.all_reduce(self._ascent_norm)
+        params = [p for _, params, _, _ in blocks for p in params]
+        torch._foreach_copy_(self._weight.of(params), params)
+        self._perturbed = params
+        for rho, params, directions, t_w in blocks:
+            if t_w:
+                torch._foreach_mul_(directions, t_w)
+            _add_scaled(params, directions, ascent_scale(rho, norm))
+
+    def _combine_passes(self, climbed: list[Tensor]) -> None:
+        """Make the gradients those of GSAM; of LookSAM in plain steps, for which g_v is kept."""
+        kept = {p: g for p, g in self._gradient.items() if p.grad is not None}
         if climbed:  # those of both passes of this step, and of no other
-            kept = self._buffers["gradient"] = {p: kept[p] for p in climbed if p in kept}
+            kept = self._gradient = _Buffers({p: kept[p] for p in climbed if p in kept})
         if not kept:
             return
         grads, first = [p.grad for p in kept if p.grad is not None], list(kept.values())
         if climbed:
-            orthogonal = orthogonal_part(grads, first)
+            g_v = [_finite(g) for g in orthogonal_part(grads, first)] if self.looksam_alpha else []
             if self.gsam_alpha:  # g_s - alpha g_orthogonal
                 torch._foreach_sub_(grads, orthogonal_part(first, grads), alpha=self.gsam_alpha)
-            torch._foreach_copy_(first, [_finite(g) for g in orthogonal])  # LookSAM's g_v
+            if g_v:
+                torch._foreach_copy_(first, g_v)
         elif self.looksam_alpha:  # g + alpha |g| / |g_v| g_v
             scale = ascent_scale(self.looksam_alpha, global_norm(first)) * global_norm(grads)
-            torch._foreach_add_(grads, [scale.to(g) * g for g in first])
+            torch._foreach_add_(grads, [scale * g for g in first])
 
-    def _base_step(self, grads: list[Tensor], scaler: torch.amp.GradScaler | None) -> None:
+    def _base_step(self, found: Scalar, scaler: GradScaler | None) -> None:
+        """Let the base optimizer step unless ``found`` is 1: a gradient is infinite or NaN."""
         base: Any = self.base_optimizer
-        found = _nonfinite(grads)
-        if isinstance(self._total, Tensor):
-            first = (~self._total.isfinite()).float()
-            found = torch.maximum(torch.as_tensor(found, device=first.device), first)
-        elif not math.isfinite(self._total):
-            found = 1.0
         self._skipped += found
-        as_flag = partial(torch.as_tensor, found, dtype=torch.float32, device=grads[0].device)
         if scaler is not None and scaler.is_enabled():
-            grads[0].div_(1 - as_flag())  # shows the scaler what the first pass found
+            if not scaler._found_inf_per_device(base):  # else unscaled already, for clipping
+                scaler.unscale_(base)
+            for flag in scaler._found_inf_per_device(base).values():  # adds the first pass's
+                flag.copy_(torch.as_tensor(found))
             scaler.step(base)
         elif getattr(base, "_step_supports_amp_scaling", False):  # fused: skips by itself
-            base.grad_scale, base.found_inf = None, as_flag()
+            base.grad_scale, base.found_inf = None, torch.as_tensor(found, dtype=torch.float32)
             base.step()
             del base.grad_scale, base.found_inf
         elif not found:  # only here the host waits for an accelerator: unless fused=True
             base.step()
+
+    def _synchronised(self) -> bool:
+        return self.sync_ascent or not distributed.is_initialized()
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -381,12 +399,9 @@ class SAM(Optimizer):
         for p in self._params():  # zero_grad would take 8 us for its profiler's hook
             p.grad = None
 
-    def _buffer(self, name: str, params: list[Tensor]) -> list[Tensor]:
-        buffers = self._buffers[name]
-        for p in params:
-            if p not in buffers:
-                buffers[p] = torch.zeros_like(p)
-        return [buffers[p] for p in params]
+    def _refuse_between_steps(self, call: str) -> None:
+        if self._perturbed:
+            raise RuntimeError(f"SAM: {call} between first_step and second_step; restore() first")
 
     # --- one state and one list of groups, shared with the base optimizer -------------------------
     def _share_with_base(self) -> None:
@@ -397,11 +412,9 @@ class SAM(Optimizer):
                 group.setdefault(name, value)
             self._check(group)
             names.update(zip(map(id, group["params"]), group.get("param_names", ()), strict=False))
-        params = self._params()
-        rule = {id(p): "weight" if p.ndim > 1 else "bias" for p in params} | names
-        self._biases = {id(p) for p in params if "weight" not in rule[id(p)]}
-        self.base_optimizer.param_groups = self.param_groups
-        self.base_optimizer.state = self.state
+        unnamed = {id(p): "weight" if p.ndim > 1 else "bias" for p in self._params()}
+        self._biases = {i for i, name in (unnamed | names).items() if "weight" not in name}
+        self.base_optimizer.__setstate__({"state": self.state, "param_groups": self.param_groups})
 
     def _check(self, group: dict[str, Any]) -> None:
         for name in ("rho", "eta", "looksam_alpha", "gsam_alpha", "fsam_sigma", "start"):
@@ -418,6 +431,7 @@ class SAM(Optimizer):
             (not self.sync_ascent and self.model is None, "model= for sync_ascent=False"),
             (not self.sync_ascent and parts, "sync_ascent for LookSAM and GSAM: ranks would part"),
             (group.get("maximize"), "a negated loss instead of maximize=True"),
+            (any(p.is_complex() for p in group["params"]), "real parameters: view_as_real"),
         ):
             if wrong:
                 raise ValueError(f"SAM needs {need}")
@@ -428,21 +442,17 @@ class SAM(Optimizer):
             self._share_with_base()
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's whole state, the groups and what the options remember.
-
-        Raises:
-            RuntimeError: called between ``first_step`` and ``second_step``.
-        """
-        if self._perturbed:
-            raise RuntimeError("SAM: no state_dict between first_step and second_step")
+        """The base optimizer's whole state; RuntimeError while the weights are perturbed."""
+        self._refuse_between_steps("state_dict")
         own: dict[str, Any] = {"steps": self.steps, "skipped": self.skipped}
-        for name in ("gradient", "mean"):
-            buffers = self._buffers[name]
-            own[name] = {i: buffers[p] for i, p in enumerate(self._params()) if p in buffers}
+        g_v = self._gradient if self.looksam_alpha else {}
+        for name, kept in (("g_v", g_v), ("mean", self._mean)):
+            own[name] = {i: kept[p] for i, p in enumerate(self._params()) if p in kept}
         return {**super().state_dict(), "sam": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave, or what that of davda54's SAM gave."""
+        self._refuse_between_steps("load_state_dict")
         # davda54's keeps a backup of the weights in its state.
         entries = state_dict["state"].items()
         state = {i: {k: v for k, v in s.items() if k != "old_p"} for i, s in entries}
@@ -450,9 +460,10 @@ class SAM(Optimizer):
         own = state_dict.get("sam", {})
         self.steps, self._skipped = own.get("steps", 0), own.get("skipped", 0)
         params = self._params()
-        for name in ("gradient", "mean"):
-            kept = own.get(name, {}).items()
-            self._buffers[name] = {params[i]: buffer.to(params[i]).clone() for i, buffer in kept}
+        for name, buffers in (("g_v", self._gradient), ("mean", self._mean)):
+            buffers.clear()
+            for i, kept in own.get(name, {}).items():
+                buffers[params[i]].copy_(kept)
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks stay behind, as in torch, and so does the wrapper that schedulers put around step.
@@ -460,31 +471,4 @@ class SAM(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "base_optimizer" in self.__dict__:  # absent while load_state_dict runs
-            self._share_with_base()
-
-
-def _finite(tensor: Tensor) -> Tensor:
-    return tensor.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _nonfinite(tensors: list[Tensor]) -> float | Tensor:
-    """1 if any element is infinite or NaN, else 0; on accelerators a tensor, lest the host wait."""
-    if {tensor.get_device() for tensor in tensors} != {-1}:
-        return (~global_norm(tensors).isfinite()).float()
-    found = torch.zeros(())
-    # GradScaler's own check, at a third of the price of a norm; it multiplies by 1.
-    torch._amp_foreach_non_finite_check_and_unscale_(tensors, found, torch.ones(()))
-    return float(found)
-
-
-def _add_scaled(params: list[Tensor], directions: list[Tensor], scale: float | Tensor) -> None:
-    if isinstance(scale, Tensor):
-        directions = [_finite(d) for d in directions]
-        if len({p.get_device() for p in params}) > 1:
-            torch._foreach_mul_(directions, [scale.to(d.device) for d in directions])
-        else:
-            torch._foreach_mul_(directions, scale.to(params[0].device))
-        torch._foreach_add_(params, directions)
-    elif scale:
-        torch._foreach_add_(params, directions, alpha=scale)
+        self._share_with_base()

@@ -38,7 +38,7 @@ VERSION = "1"  # of the cache
 def read(name: str, data_dir: Path) -> Arrays:
     """Images (N, 32, 32, 3) uint8 and labels (N,) int64 as x_train, y_train, x_test, y_test.
 
-    And for CIFAR-100, whose figures aren't in the source, ``statistics`` of x_train.
+    And for CIFAR-100, whose figures aren't in the source, ``mean`` and ``std`` of x_train.
 
     From ``<name>.npz`` in ``data_dir``; else from torchvision's folder of official batches or
     their archive there, which is downloaded where it is absent, and from then on a cache.
@@ -78,9 +78,7 @@ def with_statistics(arrays: Arrays, path: Path) -> Arrays:
     mean = total / len(pixels)
     variance = squares / len(pixels) - mean**2
     if variance.min() < 1e-6:
-        raise ValueError(
-            "CIFAR's x_train: a channel has the same value in all images; remove the file"
-        )
+        raise ValueError(f"{path}: x_train has a channel of one value in all images; remove it")
     return {**arrays, "mean": mean / 255, "std": np.sqrt(variance) / 255}
 
 

@@ -35,6 +35,7 @@ def test_it_prints_a_row_for_each_loader(
     assert "100 images, 2 rounds" in printed
     assert [line.split(" | ")[0] for line in printed.splitlines()[4:]] == [
         "| ours",
+        "| ours, one thread",
         "| torchvision, DataLoader without workers",
         "| torchvision, DataLoader with 2 workers",
     ]

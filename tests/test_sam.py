@@ -141,12 +141,44 @@ def test_weights_return_exactly_also_when_the_second_pass_raises() -> None:
     optimizer.state_dict()  # not in the middle of a step any more
 
 
+def test_weights_stay_when_memory_runs_out_in_the_ascent(monkeypatch) -> None:
+    a, b = (torch.ones(2, requires_grad=True) for _ in range(2))
+    optimizer = SAM([a, b], torch.optim.SGD, rho=0.5, lr=0.1)
+    optimizer.step(closure_of(optimizer, lambda: (a**2).sum()))
+    before = a.detach().clone()
+
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("no memory for the copy of b")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(torch, "zeros_like", fail)
+        optimizer.step(closure_of(optimizer, lambda: (a**2).sum() + (b**2).sum()))
+    assert torch.equal(a, before) and torch.equal(b, torch.ones(2))
+
+
+def test_copies_made_between_the_steps_know_the_way_back() -> None:
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.5, lr=0.1)
+    model(batch()[0]).square().sum().backward()
+    optimizer.first_step(zero_grad=True)
+    for twin, twin_optimizer in (
+        copy.deepcopy((model, optimizer)),
+        pickle.loads(pickle.dumps((model, optimizer))),
+    ):
+        assert not torch.equal(twin[0].weight, before[0])
+        twin_optimizer.restore()
+        assert all(map(torch.equal, twin.parameters(), before))
+    assert not torch.equal(model[0].weight, before[0])
+
+
 @pytest.mark.parametrize("only_in", [1, 2])
 def test_a_parameter_with_a_gradient_in_one_pass_only(only_in: int) -> None:
     a = torch.ones(2, dtype=torch.float64, requires_grad=True)
     b = torch.ones(2, dtype=torch.float64, requires_grad=True)
     frozen = torch.ones(2, dtype=torch.float64)
-    optimizer = SAM([a, b, frozen], torch.optim.SGD, rho=0.5, lr=0.1)
+    groups = [{"params": [a, b]}, {"params": [frozen]}, {"params": []}]
+    optimizer = SAM(groups, torch.optim.SGD, rho=0.5, lr=0.1)
     calls = []
 
     def closure() -> Tensor:
@@ -274,12 +306,18 @@ def test_schedulers_attach_without_warnings() -> None:
 def test_saving_between_the_steps_is_an_error() -> None:
     w = torch.ones(1, requires_grad=True)
     optimizer = SAM([w], torch.optim.SGD, lr=1.0)
+    saved = optimizer.state_dict()
     (w**2).sum().backward()
     optimizer.first_step()
-    with pytest.raises(RuntimeError, match="between first_step and second_step"):
-        optimizer.state_dict()
-    with pytest.raises(RuntimeError, match="called twice"):
-        optimizer.first_step()
+    for call in (
+        optimizer.state_dict,
+        optimizer.first_step,
+        lambda: optimizer.load_state_dict(saved),
+    ):
+        with pytest.raises(RuntimeError, match="between first_step and second_step"):
+            call()
+    optimizer.restore()
+    assert w == 1 and optimizer.state_dict() == saved
 
 
 @pytest.mark.parametrize("rho", [-1.0, float("nan"), float("inf")])
@@ -297,4 +335,5 @@ def test_norm_of_half_precision_does_not_overflow() -> None:
     tensors = [torch.full((100,), 1000.0, dtype=torch.float16), torch.ones(1)]
     expected = (100 * 1000.0**2 + 1) ** 0.5
     assert float(global_norm(tensors)) == pytest.approx(expected, rel=1e-6)
-    assert float(ascent_scale(0.05, torch.tensor(0.0)) * 0) == 0.0
+    for none in (0.0, float("inf"), float("nan")):
+        assert ascent_scale(0.05, none) == ascent_scale(0.05, torch.tensor(none)) == 0.0

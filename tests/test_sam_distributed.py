@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,10 +32,8 @@ def closure_of(model: nn.Module, optimizer: SAM, inputs: Tensor, targets: Tensor
     return closure
 
 
-def rank_main(rank: int, folder: str, sync: bool, bad_rank: int) -> None:
-    torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/store", 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def train(rank: int, sync: bool, bad_rank: int) -> dict[str, Any]:
+    """What one rank ends with; the gradients of ``bad_rank`` are NaN in the second step."""
     model = DistributedDataParallel(network())
     optimizer = SAM(
         model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=0.9, model=model,
@@ -44,15 +42,28 @@ def rank_main(rank: int, folder: str, sync: bool, bad_rank: int) -> None:
     for step in range(STEPS):
         bad = float("nan") if (rank, step) == (bad_rank, 1) else 1.0
         optimizer.step(closure_of(model, optimizer, INPUTS[rank::2], TARGETS[rank::2], bad))
-    weights = [p.detach() for p in model.parameters()]
-    torch.save({"weights": weights, "skipped": optimizer.skipped}, f"{folder}/{rank}.pt")
+    return {"weights": [p.detach() for p in model.parameters()], "skipped": optimizer.skipped}
+
+
+def rank_main(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    ends = {f"{sync} {bad}": train(rank, sync, bad) for sync in (True, False) for bad in (-1, 1)}
+    torch.save(ends, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
-def two_ranks(folder: Path, sync: bool, bad_rank: int = -1) -> list[Tensor]:
-    args = (str(folder), sync, bad_rank)
-    multiprocessing.spawn(rank_main, args=args, nprocs=2)
-    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes ends with, for all cases: starting them takes seconds."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(rank_main, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def two_ranks(ranks: list[dict[str, Any]], sync: bool, bad_rank: int = -1) -> list[Tensor]:
+    first, second = (ends[f"{sync} {bad_rank}"] for ends in ranks)
     assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
     assert first["skipped"] == second["skipped"] == (bad_rank >= 0)
     return first["weights"]
@@ -62,12 +73,12 @@ def close(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.allclose(x, y, rtol=0, atol=1e-12) for x, y in zip(a, b, strict=True))
 
 
-def test_synchronised_ascent_is_one_process_with_the_whole_batch(tmp_path: Path) -> None:
+def test_synchronised_ascent_is_one_process_with_the_whole_batch(ranks) -> None:
     model = network()
     optimizer = SAM(model.parameters(), torch.optim.SGD, rho=RHO, lr=LR, momentum=0.9)
     for _ in range(STEPS):
         optimizer.step(closure_of(model, optimizer, INPUTS, TARGETS, 1.0))
-    assert close(two_ranks(tmp_path, sync=True), list(model.parameters()))
+    assert close(two_ranks(ranks, sync=True), list(model.parameters()))
 
 
 def m_sharpness(steps: int) -> list[Tensor]:
@@ -102,12 +113,12 @@ def m_sharpness(steps: int) -> list[Tensor]:
     return params
 
 
-def test_unsynchronised_ascent_is_m_sharpness(tmp_path: Path) -> None:
-    assert close(two_ranks(tmp_path, sync=False), m_sharpness(STEPS))
+def test_unsynchronised_ascent_is_m_sharpness(ranks) -> None:
+    assert close(two_ranks(ranks, sync=False), m_sharpness(STEPS))
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_nan_on_one_rank_leaves_the_step_out_on_both(sync: bool, tmp_path: Path) -> None:
-    weights = two_ranks(tmp_path, sync=sync, bad_rank=1)
+def test_nan_on_one_rank_leaves_the_step_out_on_both(sync: bool, ranks) -> None:
+    weights = two_ranks(ranks, sync=sync, bad_rank=1)
     if not sync:
         assert close(weights, m_sharpness(STEPS - 1))

@@ -66,7 +66,20 @@ def test_every_and_start_alternate_plain_and_sam_steps() -> None:
         expected = sam(expected) if step in (2, 5) else plain(expected)
     torch.testing.assert_close(w, expected)
     assert calls == 7 + 2
-    assert torch.equal(trained(5, every=1)[0], trained(5)[0])
+    assert torch.equal(trained(5, every=1, looksam_alpha=0.7)[0], trained(5)[0])
+
+
+def test_two_steps_climb_when_every_says_so() -> None:
+    w = START.clone().requires_grad_()
+    optimizer = SAM([w], torch.optim.SGD, rho=RHO, lr=LR, every=2)
+    for step in range(4):
+        before = w.detach().clone()
+        _backward(optimizer, w)
+        optimizer.first_step(zero_grad=True)
+        assert torch.equal(w, before) is bool(step % 2)
+        _backward(optimizer, w)
+        optimizer.second_step(zero_grad=True)
+    torch.testing.assert_close(w.detach(), plain(sam(plain(sam(START)))))
 
 
 def test_looksam_is_algorithm_1() -> None:
@@ -154,6 +167,13 @@ def test_resume_carries_what_the_options_remember(options: dict[str, float]) -> 
     assert torch.equal(w, v)
 
 
+def test_gsam_leaves_nothing_in_the_checkpoint() -> None:
+    w = START.clone().requires_grad_()
+    optimizer = SAM([w], torch.optim.SGD, rho=RHO, lr=LR, gsam_alpha=0.1)
+    optimizer.step(lambda: _backward(optimizer, w))
+    assert optimizer.state_dict()["sam"] == {"steps": 1, "skipped": 0, "g_v": {}, "mean": {}}
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("fused", [False, True])
@@ -193,6 +213,40 @@ def test_grad_scaler_halves_its_scale_and_skips(which: int) -> None:
     scaler.update()
     assert torch.equal(w, before)
     assert scaler.get_scale() == 8.0 and optimizer.skipped == 1
+
+
+@pytest.mark.parametrize("first", [1.0, float("inf")])
+def test_scaler_that_has_unscaled_for_clipping(first: float) -> None:
+    w, twin = (START.float().requires_grad_() for _ in range(2))
+    optimizer = SAM([w], torch.optim.SGD, rho=RHO, lr=LR)
+    plain_optimizer = SAM([twin], torch.optim.SGD, rho=RHO, lr=LR)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    scaler.scale(w.square().sum() * first).backward()
+    optimizer.first_step(zero_grad=True)
+    scaler.scale(w.square().sum()).backward()
+    scaler.unscale_(optimizer.base_optimizer)
+    optimizer.second_step(scaler=scaler)
+    scaler.update()
+    skipped = first != 1.0
+    if not skipped:
+        plain_optimizer.step(lambda: _float_backward(plain_optimizer, twin, 1.0))
+    assert torch.equal(w, twin)  # scaled by a power of two, so bit for bit
+    assert optimizer.skipped == skipped and scaler.get_scale() == (8.0 if skipped else 16.0)
+
+
+def test_adaptive_ascent_is_the_authors_by_the_parameters_names() -> None:
+    """Kwon et al.'s code: |w| + eta for what is called weight, batch norm's too, 1 for the rest."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = SAM(model.parameters(), torch.optim.SGD, rho=0.5, adaptive=True, lr=LR, model=model)
+    model(torch.randn(8, 3)).square().sum().backward()
+    with torch.no_grad():
+        t = {n: p.abs() + 0.01 if "weight" in n else 1 for n, p in model.named_parameters()}
+        tg = {n: t[n] * p.grad for n, p in model.named_parameters()}
+        norm = torch.cat([x.flatten() for x in tg.values()]).norm()
+        expected = {n: p + 0.5 * t[n] * tg[n] / norm for n, p in model.named_parameters()}
+    optimizer.first_step()
+    torch.testing.assert_close(dict(model.named_parameters()), expected)
 
 
 def test_adaptive_ascent_ignores_a_rescaling_of_two_layers() -> None:
@@ -237,8 +291,14 @@ def test_two_micro_batches_equal_the_full_batch() -> None:
         ({"fsam_lambda": 1.0}, "fsam_lambda"),
         ({"gsam_alpha": -1.0}, "gsam_alpha"),
         ({"sync_ascent": False}, "model="),
+        ({"maximize": True}, "negated loss"),
     ],
 )
 def test_impossible_options_say_what_is_needed(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SAM([START.clone().requires_grad_()], torch.optim.SGD, lr=LR, **options)
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="real parameters"):
+        SAM([torch.ones(2, dtype=torch.complex64, requires_grad=True)], torch.optim.SGD, lr=LR)

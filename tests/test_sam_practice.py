@@ -71,6 +71,67 @@ def test_checkpoint_of_davda54s_sam_loads() -> None:
     assert all(p.isfinite().all() for p in params)
 
 
+def test_checkpoint_of_an_older_torch_loads() -> None:
+    """Adam counted its steps in an int then; its ``__setstate__`` converts it."""
+    w = torch.ones(2, requires_grad=True)
+    optimizer = SAM([w], torch.optim.Adam, lr=0.1)
+    state = {"step": 5, "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "params": [0]}
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": [group]})
+    w.square().sum().backward()
+    optimizer.second_step()
+    assert w.isfinite().all() and optimizer.state[w]["step"] == 6
+
+
+def test_step_after_davda54s_backward_is_the_same_step() -> None:
+    """His ``step(closure)`` wanted a backward pass beforehand, and a closure without zero_grad."""
+    models = [network().eval() for _ in range(2)]
+    data = batch()
+    for model, beforehand in zip(models, (False, True), strict=True):
+        optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+
+        def closure(model=model) -> Tensor:
+            loss = nn.functional.cross_entropy(model(data[0]), data[1])
+            loss.backward()
+            return loss
+
+        for _ in range(2):
+            if beforehand:
+                closure()
+            optimizer.step(closure)
+            optimizer.zero_grad()
+    assert equal(weights(models[0]), weights(models[1]))
+
+
+def test_default_dtype_and_device_do_not_matter() -> None:
+    w = torch.ones(2, requires_grad=True)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        optimizer = SAM([w], torch.optim.SGD, lr=0.1)
+        for size in (1.0, float("nan"), 1.0):
+            w.grad = torch.full_like(w, 1.0)
+            optimizer.first_step(zero_grad=True)
+            w.grad = torch.full_like(w, size)
+            optimizer.second_step()
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(w.detach(), torch.full((2,), 0.8))
+    assert optimizer.skipped == 1
+
+
+def test_hooks_run_once_a_step() -> None:
+    model = network()
+    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    calls: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.base_optimizer.register_step_post_hook(lambda *_: calls.append("base"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    optimizer.step(closure_of(model, optimizer, batch(), []))
+    assert calls == ["before", "base", "after"]
+
+
 def test_scheduler_beside_two_steps_gives_no_warning() -> None:
     model = network()
     optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
@@ -95,13 +156,33 @@ def test_half_precision_climbs_by_rho_with_large_and_small_gradients(dtype, opti
         optimizer = SAM([w], torch.optim.SGD, lr=1e-3, rho=1.0, **options)
         w.grad = torch.full_like(w, size)  # 300 * sqrt(1000) squared overflows float16
         optimizer.first_step(zero_grad=True)
-        factor = optimizer.param_groups[0]["eta"] if "adaptive" in options else 1.0
-        if options.get("adaptive"):  # a vector is a bias without names: T_w = 1
-            factor = 1.0
-        assert w.detach().double().norm().item() == pytest.approx(factor, rel=0.01)
+        # Adaptive too: a vector without a name is a bias, so that T_w = 1.
+        assert w.detach().double().norm().item() == pytest.approx(1.0, rel=0.01)
         w.grad = torch.ones_like(w)
         optimizer.second_step()
         assert torch.equal(w, torch.full_like(w, -1e-3)) and optimizer.skipped == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_msam_climbs_by_rho(dtype) -> None:
+    for size in (1e-5, 300.0):  # rho / |v| is as small as 2e-7, below half of float16's step
+        w = torch.zeros(1_000_000, dtype=dtype, requires_grad=True)
+        optimizer = SAM([w], torch.optim.SGD, lr=0.0, rho=0.05, momentum=0.9, msam=True)
+        w.grad = torch.full_like(w, size)
+        optimizer.second_step(zero_grad=True)
+        optimizer.first_step()
+        assert w.detach().double().norm().item() == pytest.approx(0.05, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gsam_does_not_overflow(dtype) -> None:
+    w = torch.zeros(1000, dtype=dtype, requires_grad=True)
+    optimizer = SAM([w], torch.optim.SGD, lr=1e-3, rho=1.0, gsam_alpha=0.5)
+    for part in (optimizer.first_step, optimizer.second_step):  # parallel: no orthogonal part
+        w.grad = torch.full_like(w, 300.0)
+        part(zero_grad=True)
+    torch.testing.assert_close(w.detach(), torch.full_like(w, -0.3), rtol=0.01, atol=0)
+    assert optimizer.skipped == 0
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -199,15 +280,28 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_ascent_with_tensor_norm_reads_nothing_on_the_host() -> None:
+class Fused(torch.optim.SGD):
+    """Takes the flag as torch's fused optimizers do, and cannot step on meta tensors either."""
+
+    _step_supports_amp_scaling = True
+    flags: tuple[Tensor, ...] = ()
+
+    def step(self, closure=None) -> None:
+        self.flags = (*self.flags, self.found_inf)
+
+
+@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"every": 2, "looksam_alpha": 0.7}])
+def test_steps_with_a_fused_base_read_nothing_on_the_host(options) -> None:
     """The accelerators' branch, on meta tensors, from which nothing can be read at all."""
     params = [nn.Parameter(torch.ones(size, device="meta")) for size in ((3, 2), (2,))]
-    optimizer = SAM(params, torch.optim.SGD, rho=0.1, lr=0.1)
-    for p in params:
-        p.grad = torch.ones_like(p)
+    optimizer = SAM(params, Fused, rho=0.1, lr=0.1, **options)
     with HostReads() as mode:
-        optimizer.first_step()
-    assert mode.reads == [] and isinstance(optimizer._total, Tensor)
+        for part in (optimizer.first_step, optimizer.second_step) * 2:
+            for p in params:
+                p.grad = torch.ones_like(p)
+            part()
+    assert mode.reads == []
+    assert [flag.device.type for flag in optimizer.base_optimizer.flags] == ["meta", "meta"]
 
 
 @pytest.mark.parametrize("options", [{}, {"fsam_sigma": 1.0}, {"gsam_alpha": 0.1}])
