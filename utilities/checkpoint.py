@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path}: refused, damaged or holds more than tensors, numbers, strings and lists"
         ) from error
     # torch's readers raise nearly anything on a damaged file, none of it with the file's name.
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise ValueError(f"{path}: not a checkpoint, or a damaged one; make it again") from error
     _check(path, content)
     return content
