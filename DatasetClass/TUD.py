@@ -1,27 +1,23 @@
 """Any graph classification set of TUDataset (Morris et al. 2020, arXiv:2007.08663).
 
 Read from its raw text files. PyTorch Geometric's own cache is not used: it is read back with
-``torch.load(weights_only=False)``, so a planted one would run code. MUTAG comes with this file:
-``MUTAG.zip`` is TUDataset's own archive, from https://www.chrsmrrs.com/graphkerneldatasets/.
+``torch.load(weights_only=False)``, so a planted one would run code. Nor is there another: the
+text of NCI1's 4,110 graphs is read in half a second. MUTAG comes with this file: ``MUTAG.zip`` is
+TUDataset's own archive, from https://www.chrsmrrs.com/graphkerneldatasets/.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import pooch
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.data import Batch as GraphBatch
-from torch_geometric.data import Data
-from torch_geometric.io import read_tu_data
-from torch_geometric.utils import degree
 
 from DatasetClass.batches import Batch, Dataset, stratified_split
+from DatasetClass.download import check_hash, fetch, unpack
+from DatasetClass.graphs import GraphSet
+from DatasetClass.tu_files import Graphs, read_graphs
 
 URL = "https://www.chrsmrrs.com/graphkerneldatasets/{name}.zip"
 SHA256 = {
@@ -33,12 +29,20 @@ SHA256 = {
 EMBEDDED = Path(__file__).with_name("MUTAG.zip")
 UNPACKED_LIMIT = 2**31  # bytes; the largest sets of TUDataset unpack to about 1 GB
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+INNER_FOLDS = 10  # val is one of so many parts of the training folds, as Errica et al. 2020
+MAX_ONE_HOT = 1000  # degrees from here on make one number, as in PyG's benchmarks
 
 
 class TUD(Dataset):
     """Graphs on the device; batches are (torch_geometric Batch, labels (B,)).
 
-    Node features are the node labels, one-hot; where a set has none, the degree, one-hot.
+    Node features are the node labels, one-hot. Where a set has neither labels nor the attributes
+    asked for they are the degrees, one-hot, or log(1 + degree) where one is 1000 or more.
+
+    Without ``fold`` the split is fixed: 70 % train, 10 % val, 20 % test. With it the test part is
+    one of ``folds`` equal parts and val a tenth of the others, so that epochs and settings are
+    chosen without a look at the test graphs (Errica et al. 2020, arXiv:1912.09893). All splits
+    are stratified by class.
 
     Args:
         name: the set's name, such as "MUTAG" or "PROTEINS".
@@ -48,10 +52,16 @@ class TUD(Dataset):
         seed: of the splits and the order.
         train_samples: use only this many training graphs.
         node_attributes: add the continuous node attributes to the features.
+        fold: from 0; the fold to test on, or None for the fixed split.
+        folds: their number.
+
+    Attributes:
+        graphs: all graphs; ``graphs[i]`` is one of them, a torch_geometric Data.
+        labels: (graphs,) int64, 0 to num_classes - 1 in the files' order of labels.
 
     Raises:
-        FileNotFoundError: the set is neither there nor to be downloaded.
-        ValueError: damaged files, or no graph labels.
+        FileNotFoundError: the set is neither there nor to be downloaded, or has no graph labels.
+        ValueError: damaged files, or no such fold.
     """
 
     def __init__(
@@ -63,130 +73,109 @@ class TUD(Dataset):
         seed: int = 42,
         train_samples: int | None = None,
         node_attributes: bool = False,
+        fold: int | None = None,
+        folds: int = 10,
     ) -> None:
         if not name.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"--dataset {name!r}: not a name of TUDataset")
+        raw = read_graphs(_raw_folder(data_dir, name), name)
         self.name = name
-        graphs = read_graphs(_raw_folder(data_dir, name), name, node_attributes)
-        self.graphs = [graph.to(device) for graph in graphs]
-        self.labels = torch.tensor([int(graph.y) for graph in graphs], device=device)
-        self.num_classes = int(self.labels.max()) + 1
-        features = graphs[0].num_node_features
-        self.model_args = {"in_channels": features, "num_classes": self.num_classes}
+        x, count = node_features(raw, node_attributes), len(raw.classes)
+        self.graphs = GraphSet(x, raw.edges, raw.graph, count, device)
+        self.labels = torch.from_numpy(raw.classes).to(device)
+        self.num_classes = int(raw.classes.max()) + 1
+        self.model_args = {"in_channels": x.shape[1], "num_classes": self.num_classes}
         self.data_args = {
             "seed": seed,
             "train_samples": train_samples,
             "node_attributes": node_attributes,
+            "fold": fold,
+            "folds": folds,
         }
-        splits = stratified_split(self.labels.cpu(), SHARES, seed)
+        splits = split(torch.from_numpy(raw.classes), seed, fold, folds)
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
-        graphs = [self.graphs[i] for i in indices.tolist()]
-        return GraphBatch.from_data_list(graphs), self.labels[indices.to(self.labels.device)]
+        return self.graphs.batch(indices), self.labels[indices.to(self.labels.device)]
 
     def describe(self) -> str:
         counts = "/".join(str(n) for n in self.labels.bincount().tolist())
         features = self.model_args["in_channels"]
-        return f"{super().describe()}; {counts} graphs a class, {features} node features"
+        text = f"{super().describe()}; {counts} graphs a class, {features} node features"
+        if self.data_args["fold"] is None:
+            return text
+        return f"{text}; fold {self.data_args['fold']} of 0 to {self.data_args['folds'] - 1}"
 
 
-def read_graphs(raw: Path, name: str, node_attributes: bool = False) -> list[Data]:
-    """Read the raw text files of one set, a ``Data`` with x, edge_index and y for each graph.
+def node_features(raw: Graphs, node_attributes: bool) -> np.ndarray:
+    """(nodes, features) float32: attributes if asked for, labels; degrees where neither is."""
+    parts = [raw.attributes, raw.labels] if node_attributes else [raw.labels]
+    x = np.concatenate(parts, axis=1)
+    if x.shape[1]:
+        return x
+    degrees = np.bincount(raw.edges[0], minlength=len(raw.graph))
+    highest = int(degrees.max(initial=0))
+    if highest >= MAX_ONE_HOT:
+        return np.log1p(degrees, dtype=np.float32)[:, None]
+    x = np.zeros((len(degrees), highest + 1), np.float32)
+    x[np.arange(len(degrees)), degrees] = 1
+    return x
+
+
+def split(labels: Tensor, seed: int, fold: int | None, folds: int) -> dict[str, Tensor]:
+    """Graph indices of train, val and test, in rising order.
 
     Raises:
-        ValueError: a file is missing, damaged, or the set has no graph labels.
+        ValueError: no such fold, or more folds than graphs.
     """
-    try:
-        data, slices, sizes = read_tu_data(str(raw), name)
-    except Exception as error:  # PyG's text reader raises nearly anything on damaged files
-        raise ValueError(f"{raw}: unreadable ({error}); remove the folder") from error
-    if data.y is None or "y" not in slices or data.y.dtype != torch.int64:
-        raise ValueError(f"{raw}: {name} has no graph labels; not a classification set")
-    nodes = _node_counts(data, slices)
-    edge_slice = slices["edge_index"].tolist()
-    edge_slice += edge_slice[-1:] * (len(nodes) + 1 - len(edge_slice))  # last graphs edgeless
-    graphs, start = [], 0
-    for i, count in enumerate(nodes):
-        edges = data.edge_index[:, edge_slice[i] : edge_slice[i + 1]]
-        if edges.numel() and not (int(edges.min()) >= 0 and int(edges.max()) < count):
-            raise ValueError(f"{raw}: graph {i + 1} has an edge to a node outside it")
-        x = None if data.x is None else data.x[start : start + count]
-        graphs.append(Data(x=x, edge_index=edges, y=data.y[i], num_nodes=count))
-        start += count
-    _set_features(graphs, 0 if node_attributes else sizes["num_node_attributes"])
-    return graphs
+    if fold is None:
+        return stratified_split(labels, SHARES, seed)
+    if not 2 <= folds <= len(labels):
+        raise ValueError(f"--folds {folds}: needs 2 to {len(labels):,}, the number of graphs")
+    if not 0 <= fold < folds:
+        raise ValueError(f"--fold {fold}: with --folds {folds} it goes from 0 to {folds - 1}")
+    tested = stratified_folds(labels, folds, seed) == fold
+    outer = torch.nonzero(~tested).flatten()
+    held_out = stratified_folds(labels[outer], INNER_FOLDS, seed) == 0
+    return {
+        "train": outer[~held_out],
+        "val": outer[held_out],
+        "test": torch.nonzero(tested).flatten(),
+    }
 
 
-def _node_counts(data: Data, slices: dict[str, Tensor]) -> list[int]:
-    if "x" in slices:
-        return slices["x"].diff().tolist()
-    return list(data._num_nodes)
+def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
+    """Each sample's fold, (samples,) int64.
 
-
-def _set_features(graphs: list[Data], skip: int) -> None:
-    """Drop the first ``skip`` columns of x; where none are left, set the degree, one-hot."""
-    if graphs[0].x is not None and graphs[0].x.size(1) > skip:
-        for graph in graphs:
-            graph.x = graph.x[:, skip:]
-        return
-    degrees = [degree(g.edge_index[0], g.num_nodes, dtype=torch.long) for g in graphs]
-    classes = max(int(d.max()) for d in degrees if len(d)) + 1
-    for graph, d in zip(graphs, degrees, strict=True):
-        graph.x = F.one_hot(d, classes).float()
+    Shuffled, then dealt out class after class: the folds' sizes differ by one at most, and so
+    do their shares of any class, also of one with fewer samples than folds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    membership = torch.empty_like(labels)
+    membership[by_class] = torch.arange(len(labels)) % folds
+    return membership
 
 
 def _raw_folder(data_dir: Path, name: str) -> Path:
     """The folder of the raw files; unpacked from the embedded or a downloaded zip if absent."""
     raw = data_dir / "TUDataset" / name / "raw"
     if not raw.is_dir():
-        archive = EMBEDDED if name == "MUTAG" else _download(data_dir, name)
-        if name in SHA256 and pooch.file_hash(str(archive)) != SHA256[name]:
-            raise ValueError(f"{archive}: wrong SHA-256, damaged; remove it or install again")
-        unpack(archive, raw)
+        if name == "MUTAG":
+            archive = EMBEDDED
+            check_hash(archive, SHA256[name])
+        else:
+            archive = fetch(
+                URL.format(name=name),
+                data_dir / "TUDataset" / f"{name}.zip",
+                SHA256.get(name),
+                f"{name} of TUDataset",
+            )
+        unpack(archive, raw, _text_file, UNPACKED_LIMIT)
     return raw
 
 
-def _download(data_dir: Path, name: str) -> Path:
-    known = SHA256.get(name)
-    try:
-        return Path(
-            pooch.retrieve(
-                URL.format(name=name),
-                known_hash=None if known is None else f"sha256:{known}",
-                fname=f"{name}.zip",
-                path=data_dir / "TUDataset",
-            )
-        )
-    except Exception as error:  # pooch lets through whatever its HTTP client raises
-        raise FileNotFoundError(
-            f"{data_dir / 'TUDataset' / name}: not there, and the download failed "
-            f"({type(error).__name__}); check the name, or put {name}_*.txt into its raw/ folder"
-        ) from error
-
-
-def unpack(archive: Path, raw: Path) -> None:
-    """Unpack the text files of a TUDataset zip, without folders, into ``raw``, all or none.
-
-    Raises:
-        ValueError: not a zip, or it unpacks to more than 2 GiB.
-    """
-    raw.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=raw.parent) as part:
-        whole = Path(part) / "raw"
-        whole.mkdir()
-        try:
-            with zipfile.ZipFile(archive) as source:
-                members = [m for m in source.infolist() if m.filename.endswith(".txt")]
-                if sum(member.file_size for member in members) > UNPACKED_LIMIT:
-                    raise ValueError(f"{archive}: unpacks to more than 2 GiB")
-                for member in members:
-                    with source.open(member) as inside:
-                        # Only the last part of the name: no member leaves the folder.
-                        target = whole / Path(member.filename).name
-                        with target.open("wb") as file:
-                            shutil.copyfileobj(inside, file)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{archive}: not a zip or a damaged one; remove it") from error
-        if not raw.is_dir():  # another process may have been faster
-            whole.rename(raw)
+def _text_file(member: str) -> str | None:
+    """Text files are unpacked without the folder that they are in."""
+    return PurePosixPath(member).name if member.endswith(".txt") else None

@@ -191,7 +191,9 @@ def first_part(batch: Batch, share: float) -> Batch:
         return batch
     if isinstance(inputs, Tensor):
         return inputs[:count], targets[:count]
-    return type(inputs).from_data_list(inputs.index_select(range(count))), targets[:count]
+    from DatasetClass.graphs import first_graphs  # PyTorch Geometric takes seconds to load
+
+    return first_graphs(inputs, count), targets[:count]
 
 
 def subset(indices: Tensor, samples: int | None) -> Tensor:

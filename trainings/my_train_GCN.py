@@ -17,7 +17,7 @@ import DatasetClass
 import models
 from trainings.fit import fit
 from trainings.options import Defaults, add_flags, read_args, start
-from utilities.cli import Parser, fraction, positive_int, run
+from utilities.cli import Parser, fraction, non_negative_int, positive_int, run
 
 DEFAULTS = Defaults(
     name="GCN",
@@ -44,6 +44,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=False,
         help="add the continuous node attributes to the node labels",
     )
+    group.add_argument(
+        "--fold",
+        type=non_negative_int,
+        help="cross-validation: test on this fold, from 0, and validate on a tenth of the others "
+        "(a fixed split of 70, 10 and 20 percent if not given)",
+    )
+    group.add_argument("--folds", type=positive_int, default=10, help="their number")
     group = parser.add_argument_group("model")
     group.add_argument("--hidden_channels", type=positive_int, default=64, help="width")
     group.add_argument("--dropout", type=fraction, default=0.5, help="before the linear layer")
@@ -65,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         seed=args.seed,
         train_samples=args.train_samples,
         node_attributes=args.node_attributes,
+        fold=args.fold,
+        folds=args.folds,
     )
 
     # model

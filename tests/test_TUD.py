@@ -1,0 +1,210 @@
+"""TUDataset: features, splits and folds, archives, and the real sets' known counts."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_tudataset, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import DatasetClass
+from DatasetClass.TUD import split, stratified_folds
+
+
+def test_graphs_without_labels_get_degrees_and_edgeless_ones_work(data_dir: Path) -> None:
+    dataset = DatasetClass.load("TINY", data_dir)
+    ring, path, single = dataset.graphs[0], dataset.graphs[1], dataset.graphs[-1]
+    assert ring.x.argmax(dim=1).unique().tolist() == [2]
+    assert path.x.argmax(dim=1).tolist() == [1, 2, 2, 2, 2, 1]
+    assert single.num_nodes == 1
+    assert single.x.argmax(dim=1).tolist() == [0]
+
+
+def write_raw(data_dir: Path, name: str, **files: str) -> None:
+    raw = data_dir / "TUDataset" / name / "raw"
+    raw.mkdir(parents=True)
+    for part, text in files.items():
+        (raw / f"{name}_{part}.txt").write_text(text)
+
+
+def test_very_high_degrees_become_one_number(tmp_path: Path) -> None:
+    leaves = range(2, 1003)  # a star of 1,001 leaves, and nine single nodes
+    write_raw(
+        tmp_path,
+        "STAR",
+        A="".join(f"1,{i}\n{i},1\n" for i in leaves),
+        graph_indicator="1\n" * 1002 + "".join(f"{i}\n" for i in range(2, 11)),
+        graph_labels="1\n0\n" * 5,
+    )
+    star = DatasetClass.load("STAR", tmp_path, fold=0, folds=5).graphs[0]
+    assert star.x.shape == (1002, 1)
+    np.testing.assert_allclose(star.x[:2, 0], np.log([1002, 2]), rtol=1e-6)
+
+
+def test_node_attributes_stand_before_the_labels(tmp_path: Path) -> None:
+    write_raw(
+        tmp_path,
+        "BOTH",
+        A="1,2\n2,1\n",
+        graph_indicator="".join(f"{(i + 2) // 2}\n" for i in range(40)),
+        graph_labels="3\n7\n" * 10,
+        node_labels="5\n6\n" * 20,
+        node_attributes="0.5, 2\n" * 40,
+    )
+    with_both = DatasetClass.load("BOTH", tmp_path, node_attributes=True)
+    assert with_both.graphs[0].x.tolist() == [[0.5, 2, 1, 0], [0.5, 2, 0, 1]]
+    assert DatasetClass.load("BOTH", tmp_path).graphs[0].x.tolist() == [[1, 0], [0, 1]]
+    assert with_both.labels[:2].tolist() == [0, 1]
+
+
+def test_mutag_needs_no_network(tmp_path: Path) -> None:
+    dataset = DatasetClass.load("MUTAG", tmp_path)
+    assert dataset.labels.bincount().tolist() == [63, 125]
+    everything = dataset.graphs.batch(torch.arange(188))
+    assert everything.num_nodes == 3371
+    assert everything.edge_index.size(1) == 7442
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+# --- folds ----------------------------------------------------------------------------------------
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=12, max_size=90),
+    folds=st.integers(2, 10),
+    seed=st.integers(0, 5),
+)
+def test_folds_are_disjoint_covering_and_stratified(
+    labels: list[int], folds: int, seed: int
+) -> None:
+    tensor = torch.tensor(labels)
+    tested = []
+    for fold in range(folds):
+        parts = split(tensor, seed, fold, folds)
+        together = torch.cat(list(parts.values()))
+        assert torch.equal(together.sort().values, torch.arange(len(labels)))
+        tested.append(parts["test"])
+        for label in set(labels):
+            share = labels.count(label) / folds
+            assert abs(int((tensor[parts["test"]] == label).sum()) - share) < 1
+            outer = labels.count(label) - int((tensor[parts["test"]] == label).sum())
+            assert abs(int((tensor[parts["val"]] == label).sum()) - 0.1 * outer) < 1
+        assert len(parts["val"]) == -(-(len(labels) - len(parts["test"])) // 10)
+    assert torch.equal(torch.cat(tested).sort().values, torch.arange(len(labels)))
+    sizes = [len(part) for part in tested]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_seed_and_nothing_else_deals_the_folds() -> None:
+    labels = torch.arange(60) % 3
+    torch.manual_seed(1)
+    first = stratified_folds(labels, 10, seed=3)
+    torch.manual_seed(2)
+    assert torch.equal(first, stratified_folds(labels, 10, seed=3))
+    assert not torch.equal(first, stratified_folds(labels, 10, seed=4))
+
+
+def test_data_args_rebuild_a_fold(data_dir: Path) -> None:
+    one = DatasetClass.load("TINY", data_dir, fold=3, folds=4)
+    two = DatasetClass.load("TINY", data_dir, **one.data_args)
+    for part in ("train", "val", "test"):
+        assert torch.equal(getattr(one, part).indices, getattr(two, part).indices)
+    other = DatasetClass.load("TINY", data_dir, fold=2, folds=4)
+    assert not set(one.test.indices.tolist()) & set(other.test.indices.tolist())
+    assert one.describe().endswith("fold 3 of 0 to 3")
+
+
+def test_a_class_smaller_than_the_folds_works() -> None:
+    labels = torch.tensor([0] * 30 + [1] * 3)
+    held = [split(labels, 0, fold, 10)["test"] for fold in range(10)]
+    assert sorted(int(labels[part].sum()) for part in held) == [0] * 7 + [1] * 3
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "message"),
+    [
+        (10, 10, "--fold 10: with --folds 10 it goes from 0 to 9"),
+        (0, 1, "--folds 1"),
+        (0, 99, "99"),
+    ],
+)
+def test_impossible_folds_are_named(fold: int, folds: int, message: str, data_dir: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        DatasetClass.load("TINY", data_dir, fold=fold, folds=folds)
+
+
+# --- names and archives ---------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["../MUTAG", "a/b", "", "MUTAG\n", "..", "C:x", "x" * 5 + "\0"])
+def test_a_name_cannot_leave_the_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        DatasetClass.load(name, tmp_path)
+
+
+def put_archive(data_dir: Path, members: list[tuple[zipfile.ZipInfo | str, str]]) -> None:
+    (data_dir / "TUDataset").mkdir()
+    with zipfile.ZipFile(data_dir / "TUDataset" / "OWN.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in members:
+            file.writestr(name, text)
+
+
+def test_an_archive_put_there_by_hand_is_used(tmp_path: Path, data_dir: Path) -> None:
+    make_tudataset(tmp_path / "made", "OWN")
+    raw = tmp_path / "made" / "TUDataset" / "OWN" / "raw"
+    put_archive(tmp_path, [(f"OWN/{path.name}", path.read_text()) for path in raw.iterdir()])
+    dataset = DatasetClass.load("OWN", tmp_path)
+    assert torch.equal(dataset.labels, DatasetClass.load("TINY", data_dir).labels)
+
+
+def test_archives_that_climb_out_or_burst_are_refused(tmp_path: Path, monkeypatch) -> None:
+    link = zipfile.ZipInfo("OWN/OWN_A.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    monkeypatch.setattr("DatasetClass.TUD.UNPACKED_LIMIT", 10_000)
+    for number, members in enumerate(
+        [[("../OWN_A.txt", "1, 2\n")], [(link, "/etc/passwd")], [("OWN/OWN_A.txt", "1" * 10_001)]]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        put_archive(folder, members)
+        with pytest.raises(ValueError, match=r"OWN\.zip"):
+            DatasetClass.load("OWN", folder)
+        assert [p.name for p in folder.rglob("*.txt")] == []
+        assert not (folder / "TUDataset" / "OWN" / "raw").exists()
+    assert [p.name for p in tmp_path.glob("*.txt")] == []
+
+
+def test_damage_is_one_line_and_exit_code_2(tmp_path: Path, data_dir: Path) -> None:
+    shutil.copytree(data_dir / "TUDataset", tmp_path / "TUDataset")
+    path = tmp_path / "TUDataset" / "TINY" / "raw" / "TINY_A.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:8], "7, oh", *lines[9:]]))
+    flags = ("--dataset", "TINY", "--data_dir", tmp_path, "--out_dir", tmp_path / "out")
+    done = run_script("trainings/my_train_GCN.py", *flags)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{path}: row 9: '7, oh' is not a row of numbers" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# --- the real sets --------------------------------------------------------------------------------
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "counts", "features"),
+    [
+        ("MUTAG", [63, 125], 7),
+        ("PROTEINS", [663, 450], 3),
+        ("NCI1", [2053, 2057], 37),
+        ("ENZYMES", [100] * 6, 3),
+    ],
+)
+def test_real_class_counts(name: str, counts: list[int], features: int, real_data: Path) -> None:
+    dataset = DatasetClass.load(name, real_data, fold=0)
+    assert dataset.labels.bincount().tolist() == counts
+    assert dataset.model_args == {"in_channels": features, "num_classes": len(counts)}
+    assert "adjacency" in dataset.graphs.batch(torch.arange(2))  # an undirected set
+    assert abs(dataset.test.samples - sum(counts) / 10) < 1

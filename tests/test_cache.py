@@ -1,0 +1,265 @@
+"""Caches that are mapped, and readers that look before they allocate."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from DatasetClass.cache import cached, read_npy, read_npz
+
+ARRAYS = {
+    "beats": np.arange(12, dtype=np.float32).reshape(4, 3),
+    "labels": np.arange(4),
+    "none": np.empty((0, 5), np.uint8),
+}
+
+
+def never() -> dict[str, np.ndarray]:
+    raise AssertionError("prepared again")
+
+
+def check(arrays: dict[str, np.ndarray]) -> None:
+    assert arrays.keys() == ARRAYS.keys()
+    for name, expected in ARRAYS.items():
+        assert arrays[name].dtype == expected.dtype
+        np.testing.assert_array_equal(arrays[name], expected)
+
+
+def test_the_second_start_maps_what_the_first_made(tmp_path: Path) -> None:
+    check(cached(tmp_path / "set", "v1", lambda: dict(ARRAYS)))
+    again = cached(tmp_path / "set", "v1", never)
+    check(again)
+    assert isinstance(again["beats"], np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        again["beats"][0] = 0
+
+
+def test_a_new_version_replaces_the_old(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("not ours")
+    (tmp_path / "folder").mkdir()
+    cached(tmp_path, "v1", lambda: {"a": np.zeros(3)})
+    (tmp_path / ".v1.1234.part").mkdir()  # what a crash leaves
+    check(cached(tmp_path, "v2", lambda: dict(ARRAYS)))
+    names = {path.name for path in tmp_path.iterdir()} - {"lock"}
+    assert names == {"keep.txt", "folder", "v2"}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def change_manifest(old: str, new: str):
+    def change(home: Path) -> None:
+        text = (home / "manifest.json").read_text()
+        assert old in text
+        (home / "manifest.json").write_text(text.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda home: cut(home / "beats.npy"),
+        lambda home: (home / "labels.npy").unlink(),
+        lambda home: (home / "manifest.json").unlink(),
+        lambda home: (home / "manifest.json").write_text("[]"),
+        lambda home: (home / "manifest.json").write_text("[" * 10**5),
+        change_manifest("beats", "../beats"),
+        change_manifest("<f4", "<i4"),
+        change_manifest("<f4", "O"),
+    ],
+)
+def test_a_damaged_cache_is_made_again(damage, tmp_path: Path, capsys) -> None:
+    cached(tmp_path, "v1", lambda: dict(ARRAYS))
+    damage(tmp_path / "v1")
+    check(cached(tmp_path, "v1", lambda: dict(ARRAYS)))
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "made again" in out and str(tmp_path) in out
+    check(cached(tmp_path, "v1", never))
+
+
+def test_an_unwritable_folder_costs_the_cache_and_says_so(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    check(cached(tmp_path / "file" / "set", "v1", lambda: dict(ARRAYS)))
+    assert "no cache kept" in capsys.readouterr().out
+
+
+def test_a_full_disk_costs_the_cache_and_says_so(tmp_path: Path, capsys, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    made = []
+    monkeypatch.setattr(np, "save", full)
+    check(cached(tmp_path, "v1", lambda: made.append(1) or dict(ARRAYS)))
+    assert "No space left" in capsys.readouterr().out
+    assert len(made) == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"lock"}
+
+
+def test_errors_of_the_preparation_pass_and_leave_nothing(tmp_path: Path) -> None:
+    def fails() -> dict[str, np.ndarray]:
+        raise OSError("record 100 is cut")
+
+    with pytest.raises(OSError, match="record 100"):
+        cached(tmp_path, "v1", fails)
+    for bad in ({"a b": np.zeros(2)}, {"a": np.array([{}], dtype=object)}):
+        with pytest.raises(ValueError, match="can't be kept"):
+            cached(tmp_path, "v1", lambda bad=bad: bad)
+    assert {path.name for path in tmp_path.iterdir()} <= {"lock"}
+
+
+@pytest.mark.parametrize("version", ["", "..", "a/b", ".hidden"])
+def test_a_version_is_a_plain_name(version: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no name"):
+        cached(tmp_path / "set", version, never)
+
+
+def prepare(folder: Path, number: int) -> None:
+    def make() -> dict[str, np.ndarray]:
+        with (folder / f"made{number}").open("x"):
+            time.sleep(0.2)
+        return dict(ARRAYS)
+
+    check(cached(folder / "set", "v1", make))
+
+
+def test_processes_that_come_at_once_prepare_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=prepare, args=(tmp_path, i)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert len(list(tmp_path.glob("made*"))) == 1
+
+
+def test_109446_beats_are_there_in_under_300_ms(tmp_path: Path) -> None:
+    shape = (109_446, 187)
+    cached(tmp_path, "v1", lambda: {"beats": np.zeros(shape, np.float32)})
+    start = time.perf_counter()
+    beats = cached(tmp_path, "v1", never)["beats"]
+    assert time.perf_counter() - start < 0.3
+    assert beats.shape == shape
+
+
+# --- careful readers ------------------------------------------------------------------------------
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.ones((2, 3))), np.array(3), ARRAYS["none"]],
+)
+def test_npy_files_are_read(array: np.ndarray, mmap: bool, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    got = read_npy(tmp_path / "a.npy", mmap)
+    assert got.dtype == array.dtype and got.shape == array.shape
+    np.testing.assert_array_equal(got, array)
+
+
+def header(descr: object, shape: object, size: int = 128) -> bytes:
+    """A .npy of ``size`` bytes that asks for ``shape``."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    head = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    return (head + text.encode().ljust(117) + b"\n").ljust(size, b"\0")
+
+
+BAD = [
+    header("<f8", (2**32,)),
+    header("<f8", (10**30, 0)),
+    header("<f8", (True,), 136),
+    header("<f8", (-1,)),
+    header("|V0", (10**9,)),
+    header("|O", (1,), 136),
+    header([("a", "<f8")], (1,), 136),
+    header("<f8", (1,), 137),
+    header("nonsense", (1,), 136),
+    header("<f8", "x"),
+    b"\x93NUMPY\x03\x00" + header("<f8", (1,), 136)[8:],
+    b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+    b"",
+    b"PK\x03\x04",
+]
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_bad_npy_files_are_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(content)
+    for mmap in (True, False):
+        with pytest.raises(ValueError, match="damaged") as error:
+            read_npy(path, mmap)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_npz_files_are_read(tmp_path: Path) -> None:
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", **ARRAYS, other=np.zeros(3))
+        check(read_npz(tmp_path / "a.npz", ARRAYS))
+
+
+def write_member(path: Path, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("content", BAD)
+def test_bad_members_of_an_npz_are_named(content: bytes, tmp_path: Path) -> None:
+    path = write_member(tmp_path / "a.npz", content)
+    with pytest.raises(ValueError, match="damaged") as error:
+        read_npz(path, ["a"])
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_npz_that_lies_is_refused(tmp_path: Path) -> None:
+    path = write_member(tmp_path / "a.npz", header("<f8", (1,), 136))
+    whole = path.read_bytes()
+    asks = write_member(path, header("<f8", (2**27,), 136)).read_bytes()
+    size = (2**30 + 128).to_bytes(4, "little")
+    lies = asks.replace((136).to_bytes(4, "little"), size)
+    flipped = bytearray(whole)
+    flipped[45] ^= 1
+    for content in (lies, bytes(flipped), whole[:-30], b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            read_npz(path, ["a"])
+    write_member(path, header("<f8", (1,), 136), zipfile.ZIP_BZIP2)
+    with pytest.raises(ValueError, match="packed"):
+        read_npz(path, ["a"])
+    write_member(path, header("<f8", (1,), 136))
+    with pytest.raises(ValueError, match="no array b"):
+        read_npz(path, ["b"])
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_npz(tmp_path / "absent.npz", ["a"])
+
+
+def test_a_false_header_costs_less_than_100_mb(tmp_path: Path) -> None:
+    """FAULTS.md 14: 128 bytes that ask for 32 GiB, in a process of its own."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(header("<f8", (2**32,)))
+    write_member(tmp_path / "a.npz", path.read_bytes())
+    code = f"""
+import json, pathlib, resource
+from DatasetClass.cache import read_npy, read_npz
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+folder, refused = pathlib.Path({str(tmp_path)!r}), 0
+for read in (lambda: read_npy(folder / "a.npy", False), lambda: read_npz(folder / "a.npz", "a")):
+    try:
+        read()
+    except ValueError:
+        refused += 1
+print(json.dumps([refused, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    refused, kilobytes = json.loads(done.stdout)
+    assert refused == 2
+    assert kilobytes < 100_000
