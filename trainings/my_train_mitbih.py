@@ -76,16 +76,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     ranks = start(args)
 
     # data
-    dataset = DatasetClass.load(
-        args.dataset,
-        data_dir=args.data_dir,
-        batch_size=args.batch_size,
-        device=ranks.device,
-        seed=args.seed,
-        train_samples=args.train_samples,
-        source=args.source,
-        split=args.split,
-    )
+    with ranks.in_turn():
+        dataset = DatasetClass.load(
+            args.dataset,
+            data_dir=args.data_dir,
+            batch_size=args.batch_size,
+            device=ranks.device,
+            seed=args.seed,
+            train_samples=args.train_samples,
+            source=args.source,
+            split=args.split,
+        )
 
     # model
     model_args = {
