@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import random
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,8 +233,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
         args.rho = 0.0
     elif args.rho is None:
         args.rho = RHO[args.optimizer]
-    if args.tag and not args.tag.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"--tag {args.tag!r}: letters, digits, - and _ only")
+    if args.tag and not re.fullmatch(r"[\w-]{1,50}", args.tag):
+        raise ValueError(f"--tag {args.tag[:60]!r}: at most 50 letters, digits, - and _")
     suffix = "" if args.dataset == defaults.dataset else f"_{args.dataset}"
     fold = getattr(args, "fold", None)
     suffix += "" if fold is None else f"_fold{fold}"
