@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import stats
 
-from utilities import plot_history
+from utilities import cli, history, plot_history
 from utilities.files import ROOT
-from utilities.history import MAX_BYTES, read_history
+from utilities.history import read_history
 from utilities.log import COLUMNS, Log
 
 HEADER = "\t".join(COLUMNS)
@@ -39,7 +40,8 @@ def write(path: Path, rows: list[dict], **own: object) -> Path:
 
 def run_rows(seed: int, epochs: int = 4) -> list[dict]:
     rng = np.random.default_rng(seed)
-    return [{name: float(rng.random()) for name in COLUMNS if name != "epoch"}] * epochs
+    names = [name for name in COLUMNS if name != "epoch"]
+    return [{name: float(rng.random()) for name in names} for _ in range(epochs)]
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -92,13 +94,13 @@ def test_a_damaged_history_is_one_line_with_file_and_row(
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_damage_anywhere_is_found_or_harmless(data, tmp_path_factory) -> None:
+def test_damage_anywhere_is_found_or_harmless(data, tmp_path: Path) -> None:
     whole = (TOP + HEADER + "\n" + f"{ROW}\n").encode()
     start = data.draw(st.integers(0, len(whole)))
     stop = data.draw(st.integers(start, len(whole)))
-    path = tmp_path_factory.mktemp("fuzz") / "f.dat"
+    path = tmp_path / "f.dat"
     path.write_bytes(whole[:start] + data.draw(st.binary(max_size=40)) + whole[stop:])
     try:
         _, columns = read_history(path)
@@ -108,20 +110,21 @@ def test_damage_anywhere_is_found_or_harmless(data, tmp_path_factory) -> None:
         assert all(np.isfinite(values).all() for values in columns.values())
 
 
-def test_memory_is_bounded(tmp_path: Path) -> None:
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big.dat"
     names = "\t".join(["epoch", *(f"c{i}" for i in range(999))])
-    rows = (f"{i}\t" + "\t".join("1" * 999) + "\n" for i in range(1, 7000))
-    path.write_text(names + "\n" + "".join(rows))
-    assert path.stat().st_size < MAX_BYTES
+    cells = "\t1" * 999
+    path.write_text(f"{names}\n" + "".join(f"{i}{cells}\n" for i in range(1, 200)))
+    assert history.MAX_CELLS == 1_000_000
+    monkeypatch.setattr(history, "MAX_CELLS", 100_000)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="row 1002: over 1,000,000 cells"):
+    with pytest.raises(ValueError, match="row 102: over 100,000 cells"):
         read_history(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100e6
+    assert peak < 100 * 100_000  # so at most 100 MB for a million cells
     with path.open("r+b") as file:
-        file.truncate(MAX_BYTES + 1)
+        file.truncate(history.MAX_BYTES + 1)
     with pytest.raises(ValueError, match="over 16 MB"):
         read_history(path)
 
@@ -173,13 +176,13 @@ def test_eight_curves_are_told_apart_and_nothing_overlaps(tmp_path: Path) -> Non
         for k in range(8) for seed in range(2)
     ]  # fmt: skip
     figure = plot_history.draw(plot_history.read_curves(paths, ["seed"]))
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     looks = {(to_rgb(line.get_color()), line.get_linestyle()) for line in figure.axes[0].lines}
     assert len(looks) == 8
     legend = figure.legends[0].get_window_extent()
     below = [ax.get_tightbbox().y0 for ax in figure.axes]
     assert legend.y1 <= min(below) and legend.y0 >= 0
-    assert 0 <= legend.x0 and legend.x1 <= figure.bbox.width
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
     drawn = figure.axes[1].lines[3].get_ydata()  # validation loss of the fourth curve
     pair = [read_history(path)[1]["val_loss"] for path in paths[6:8]]
     assert drawn.tolist() == pytest.approx(np.mean(pair, axis=0).tolist())
@@ -194,28 +197,35 @@ def test_a_loss_over_decades_gets_a_log_axis(low: float, scale: str) -> None:
 
 
 def test_the_command_line_needs_no_display_and_no_locale(tmp_path: Path) -> None:
-    path = write(tmp_path / "run.dat", run_rows(0), seed=0)
-    bad = tmp_path / "bad.dat"
-    bad.write_text("epoch\tx\n1\tnan\n")
+    path = write(tmp_path / "r\u00fcn.dat", run_rows(0), seed=0)
+    write(tmp_path / "short.dat", run_rows(1, 3), seed=1)
     odd = {"DISPLAY", "LANG", "LC_ALL", "PYTHONUTF8"}
     env = {k: v for k, v in os.environ.items() if k not in odd}
     env |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-    picture, command = tmp_path / "new" / "p.png", [sys.executable, "-m", "utilities.plot_history"]
-
-    def call(*flags: object) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*command, *map(str, flags)], cwd=ROOT, env=env, capture_output=True, text=True
-        )
-
-    done = call(path, "--output", picture)
-    assert done.returncode == 0 and str(picture) in done.stdout, done.stderr
+    picture = tmp_path / "new" / "\u00fc.png"
+    command = [sys.executable, "-m", "utilities.plot_history", path, tmp_path / "short.dat"]
+    done = subprocess.run(
+        [*map(str, command), "--output", str(picture)],
+        cwd=ROOT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "\\xfc.png" in done.stdout, done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert os.listdir(picture.parent) == ["p.png"]
-    before = picture.read_bytes()
-    done = call(bad, "--output", picture)
-    assert done.returncode == 2
-    assert "bad.dat, row 2, x: 'nan'" in done.stderr and len(done.stderr.splitlines()) == 1
-    assert picture.read_bytes() == before
+    assert os.listdir(picture.parent) == [picture.name]
+
+
+def test_bad_input_is_one_line_code_2_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    bad, picture = tmp_path / "bad.dat", tmp_path / "p.png"
+    bad.write_text("epoch\tx\n1\tnan\n")
+    picture.write_text("old")
+    monkeypatch.setattr(sys, "argv", ["plot_history", str(bad), "--output", str(picture)])
+    with pytest.raises(SystemExit) as end:
+        cli.run(plot_history.main)
+    errors = capsys.readouterr().err
+    assert end.value.code == 2
+    assert "bad.dat, row 2, x: 'nan'" in errors and len(errors.splitlines()) == 1
+    assert picture.read_text() == "old" and len(os.listdir(tmp_path)) == 2
 
 
 def test_a_name_that_is_no_pictures_is_refused(tmp_path: Path) -> None:
