@@ -41,6 +41,8 @@ threads=$((SRUN_CPUS_PER_TASK / processes))
 export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a node must not share it
+# Else a restart meets the addresses of dead processes: github.com/pytorch/pytorch/issues/135712
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 requeue=no
 # The signal goes to the steps, not to this script.

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+NEW_STORE = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
 
 
 def place() -> tuple[int, int]:
@@ -28,6 +29,23 @@ def launcher() -> list[str]:
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     several = [] if machines == "1" else [f"--nnodes={machines}"]
     return ["torchrun", *several, f"--nproc_per_node={here}"]
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes, also after a restart by torchrun.
+
+    Its store still holds the addresses of those that died (github.com/pytorch/pytorch/issues/
+    135712); a prefix leaves them behind. On several machines the counts of restarts differ, so
+    there torchrun must be told to make a new store each time.
+    """
+    store, rank, world = next(distributed.rendezvous("env://"))
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        restarts = "all"
+        if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not (rank or NEW_STORE):
+            print("note: --max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes")
+    store = distributed.PrefixStore(f"restart {restarts}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
 class Ranks:
@@ -54,9 +72,7 @@ class Ranks:
         if device.type == "cuda":
             self.device = self._own_gpu()
         if not distributed.is_initialized():
-            distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            )
+            _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
     def _own_gpu(self) -> torch.device:
         if self.local >= torch.cuda.device_count():
