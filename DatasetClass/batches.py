@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Batch = tuple[Any, Tensor]  # (inputs, targets): inputs a Tensor or a torch_geometric Batch
+RANK_SEED = 1_000_003  # distance between the seeds of processes that share a run
 Fetch = Callable[[Tensor], Batch]  # sample indices (batch,) int64 on the CPU -> a batch
 
 
@@ -91,6 +92,7 @@ class Dataset:
     Attributes:
         train: shuffled and augmented batches.
         val, test: batches in fixed order without augmentation.
+        sizes: samples of each split, over all processes that ``share`` it.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Dataset:
     train: Batches
     val: Batches
     test: Batches
+    sizes: dict[str, int]
 
     def make_splits(
         self, splits: dict[str, Tensor], batch_size: int, seed: int, train_samples: int | None
@@ -116,6 +119,7 @@ class Dataset:
             if len(indices) == 0:
                 raise ValueError(f"{self.name}: its {split} split is empty; the set is too small")
         self.seed = seed
+        self.sizes = {split: len(indices) for split, indices in splits.items()}
         # Apart: processes that share a run draw one order, but each its own augmentation.
         order, self.generator = torch.Generator(), torch.Generator()
         order.manual_seed(seed)
@@ -128,18 +132,24 @@ class Dataset:
         """Take one process's part: of each training batch, and of the other splits.
 
         Raises:
-            ValueError: a training batch can't be split evenly.
+            ValueError: a training batch can't be split evenly, or there are too few samples.
         """
         if self.train.batch_size % world:
             raise ValueError(
                 f"--batch_size {self.train.batch_size}: not a multiple of the {world} processes "
                 "that share each batch"
             )
+        if self.train.samples < world:
+            raise ValueError(
+                f"{self.name}: {self.train.samples} training samples for {world} processes; start "
+                "fewer"
+            )
         self.train.rank, self.train.world = rank, world
-        self.generator.manual_seed(self.seed + 1 + rank)
-        for batches in (self.val, self.test):
-            batches.indices = batches.indices[rank::world]
-            batches.samples = len(batches.indices)
+        self.generator.manual_seed(self.seed + 1 + RANK_SEED * rank)
+        for split in ("val", "test"):
+            whole = getattr(self, split)
+            part = Batches(self.fetch, whole.indices[rank::world], whole.batch_size // world)
+            setattr(self, split, part)
 
     def balance(self) -> None:
         """Draw training samples with replacement so that every class comes equally often."""
@@ -179,7 +189,7 @@ class Dataset:
 
     def describe(self) -> str:
         """One line for the log: name, shapes, classes and sizes of the splits."""
-        sizes = ", ".join(f"{getattr(self, s).samples:,} {s}" for s in ("train", "val", "test"))
+        sizes = ", ".join(f"{self.sizes[s]:,} {s}" for s in ("train", "val", "test"))
         return f"{self.name}: {self.num_classes} classes; {sizes}"
 
 

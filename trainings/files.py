@@ -18,7 +18,7 @@ from trainings.state import TrainingState
 from utilities import checkpoint
 from utilities.files import remove_parts
 from utilities.metrics import Total
-from utilities.ranks import Ranks
+from utilities.ranks import Ranks, launcher, place
 
 # The same run on another machine may differ in these.
 MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
@@ -50,8 +50,10 @@ class RunFiles:
             ValueError: another process trains it.
             OSError: the folder can't be written.
         """
-        if not self.ranks.writer:
-            return self
+        self.ranks.agree(self._lock)
+        return self
+
+    def _lock(self) -> None:
         self.args.best.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)
@@ -62,7 +64,6 @@ class RunFiles:
             ) from error
         for path in (self.args.best, self.args.last, self.args.history):
             remove_parts(path)  # of a killed run
-        return self
 
     def __exit__(
         self,
@@ -79,7 +80,7 @@ class RunFiles:
             ValueError: the files hold another run, an unfinished one without ``--resume``, or
                 are damaged.
         """
-        old = self.ranks.agree(self._find() if self.ranks.writer else None)
+        old = self.ranks.agree(self._find)
         if old is None:
             return
         self.content["record"] = old["record"]
@@ -122,32 +123,30 @@ class RunFiles:
         Raises:
             OSError: the disk is full or the folder can't be written; the old files stay.
         """
-        resume = state.state_dict()
+        weights = state.average.evaluated().state_dict()
+        own = {"epoch": state.epoch, "metrics": state.metrics, "state_dict": weights}
+        content = {**self.content, **own, "resume": state.state_dict()}
         self.save_best()
-        if self.ranks.writer:
-            weights = state.average.evaluated().state_dict()
-            own = {"epoch": state.epoch, "metrics": state.metrics, "state_dict": weights}
-            checkpoint.save(self.args.last, {**self.content, **own, "resume": resume})
+        self.ranks.agree(lambda: checkpoint.save(self.args.last, content))
         self.saved = time.monotonic()
 
     def save_best(self) -> None:
-        """Write the best checkpoint if there is a new one."""
-        if self.best is not None and self.ranks.writer:
-            checkpoint.save(self.args.best, self.best)
-        self.best = None
+        """Write the best checkpoint if there is a new one; every process must call it."""
+        best, self.best = self.best, None
+        if best is not None:
+            self.ranks.agree(lambda: checkpoint.save(self.args.best, best))
 
     def finish(self, model: nn.Module, test: Callable[[nn.Module], Total]) -> dict[str, Any]:
         """Test the best epoch's weights, once, and write the result into its checkpoint.
 
         ``model`` is left with those weights.
         """
-        best = self.ranks.agree(checkpoint.load(self.args.best) if self.ranks.writer else None)
+        best = self.ranks.agree(lambda: checkpoint.load(self.args.best))
         checkpoint.load_weights(model, best, self.args.best)
         total = test(model)
         best["metrics"] |= total.metrics("test")
         best["test_confusion"] = total.confusion.tolist()
-        if self.ranks.writer:
-            checkpoint.save(self.args.best, best)
+        self.ranks.agree(lambda: checkpoint.save(self.args.best, best))
         return best
 
 
@@ -174,10 +173,12 @@ def record(argv: list[str]) -> dict[str, str]:
         "command": command(argv),
         "commit": checkpoint.commit(),
         **checkpoint.versions(),
+        "processes": str(place()[1]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
 def command(argv: list[str], *more: str) -> str:
     """The command line as one can type it again, with flags added."""
-    return shlex.join(["python", sys.argv[0], *argv, *(flag for flag in more if flag not in argv)])
+    added = [flag for flag in more if flag not in argv]
+    return shlex.join([*launcher(), sys.argv[0], *argv, *added])

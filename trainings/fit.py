@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,8 @@ from utilities.log import Log
 from utilities.metrics import class_report
 from utilities.precision import autocast
 from utilities.ranks import Ranks
+
+TOGETHER = 10  # steps after which several processes see whether one has to save or to stop
 
 
 def fit(
@@ -60,6 +61,7 @@ def fit(
                 run_epoch(state, loss, files, log, interruption)
         best = files.finish(model, lambda model: state.evaluate(model, dataset.test, loss))
     report(best, state, log)
+    ranks.close()
     return best["metrics"]
 
 
@@ -70,7 +72,7 @@ def run_epoch(
     started = time.monotonic()
     rate = state.rate(state.epoch * len(state.dataset.train))
     train_epoch(state, loss, partial(pause, state, files, interruption))
-    refuse_bad_loss(state, state.total.first_bad(), files)
+    refuse_bad_loss(state, state.ranks.gather(state.total.first_bad()), files)
     state.end_epoch()
     model = state.average.evaluated()
     metrics = state.total.over(state.ranks).metrics("train")
@@ -80,7 +82,7 @@ def run_epoch(
         state.best = {**metrics, "epoch": state.epoch}
         files.keep_best(state.epoch, metrics, model)
     state.metrics, state.total = metrics, state.new_total()
-    if state.ranks.agree(files.due() or state.epoch == state.args.epochs):
+    if state.ranks.agree(lambda: files.due() or state.epoch == state.args.epochs):
         files.save(state)
 
 
@@ -117,31 +119,38 @@ def forward_backward(
 
 
 def pause(state: TrainingState, files: RunFiles, interruption: Interruption) -> None:
-    """After each step: save if it is time, and leave if asked to.
+    """After a step, of several processes each TOGETHER-th: save if it is time, leave if asked to.
 
     Raises:
         Interrupted: after a signal; all is saved.
+        ValueError: the loss is not finite.
     """
-    if state.ranks.device.type == "cpu" and not math.isfinite(state.total.losses[-1]):
-        refuse_bad_loss(state, len(state.total.losses), files)  # reading it is free here
-    alone = state.ranks.world == 1  # several processes would have to agree first
-    if alone and (interruption or files.due()):
+    since = 1 if state.ranks.world == 1 else TOGETHER
+    if state.steps % since:
+        return
+    # Reading a loss is free on a CPU; elsewhere the host would have to wait.
+    bad = state.total.first_bad(since) if state.ranks.device.type == "cpu" else None
+    found = state.ranks.gather((bad, interruption.number, files.due()))
+    bad_batches, signals, due = zip(*found, strict=True)
+    refuse_bad_loss(state, bad_batches, files)
+    if any(signals) or any(due):
         files.save(state)
-    if interruption:
+    if any(signals):
         again = command(state.args.argv, "--resume")
         raise Interrupted(
-            interruption.number, f"stopped in epoch {state.epoch + 1}, saved; go on with: {again}"
+            max(signals), f"stopped in epoch {state.epoch + 1}, saved; go on with: {again}"
         )
 
 
-def refuse_bad_loss(state: TrainingState, batch: int | None, files: RunFiles) -> None:
-    """Stop if a batch's loss was NaN or infinite.
+def refuse_bad_loss(state: TrainingState, batches: Sequence[int | None], files: RunFiles) -> None:
+    """Stop if a batch's loss was NaN or infinite: the first one, if any, of each process.
 
     Raises:
         ValueError: names the batch and the step, and where the last good weights are.
     """
-    if batch is None:
+    if not any(batches):
         return
+    batch = min(number for number in batches if number)
     step = state.epoch * len(state.dataset.train) + batch
     files.save_best()
     kept = "no epoch was finished"

@@ -64,17 +64,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     ranks = start(args)
 
     # data
-    dataset = DatasetClass.load(
-        args.dataset,
-        data_dir=args.data_dir,
-        batch_size=args.batch_size,
-        device=ranks.device,
-        seed=args.seed,
-        train_samples=args.train_samples,
-        node_attributes=args.node_attributes,
-        fold=args.fold,
-        folds=args.folds,
-    )
+    with ranks.in_turn():
+        dataset = DatasetClass.load(
+            args.dataset,
+            data_dir=args.data_dir,
+            batch_size=args.batch_size,
+            device=ranks.device,
+            seed=args.seed,
+            train_samples=args.train_samples,
+            node_attributes=args.node_attributes,
+            fold=args.fold,
+            folds=args.folds,
+        )
 
     # model
     model_args = {

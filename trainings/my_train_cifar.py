@@ -72,18 +72,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     ranks = start(args)
 
     # data
-    dataset = DatasetClass.load(
-        args.dataset,
-        data_dir=args.data_dir,
-        batch_size=args.batch_size,
-        device=ranks.device,
-        seed=args.seed,
-        train_samples=args.train_samples,
-        augment=args.augment,
-        pad=args.pad,
-        crop_padding=args.crop_padding,
-        cutout=args.cutout,
-    )
+    with ranks.in_turn():
+        dataset = DatasetClass.load(
+            args.dataset,
+            data_dir=args.data_dir,
+            batch_size=args.batch_size,
+            device=ranks.device,
+            seed=args.seed,
+            train_samples=args.train_samples,
+            augment=args.augment,
+            pad=args.pad,
+            crop_padding=args.crop_padding,
+            cutout=args.cutout,
+        )
 
     # model
     model_args = {

@@ -207,7 +207,9 @@ def start(args: argparse.Namespace) -> Ranks:
     args.precision = resolve(args.precision, device)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(args.deterministic)
+    # Even saying no imports torch's compiler, which takes seconds.
+    if args.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(args.deterministic)
     torch.backends.cudnn.benchmark = not args.deterministic
     random.seed(args.seed)
     np.random.seed(args.seed)

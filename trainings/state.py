@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from DatasetClass.batches import Dataset
+from DatasetClass.batches import RANK_SEED, Dataset
 from models.smooth_crossentropy import Loss
 from trainings.optimizers import Average, learning_rate, make_optimizer
 from utilities.metrics import Total
@@ -50,7 +50,8 @@ class TrainingState:
         self.metrics: dict[str, float] = {}
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {}
-        torch.manual_seed(args.seed + ranks.rank)  # processes must not share dropout's masks
+        # Processes must not share dropout's masks, nor runs whose seeds are neighbours.
+        torch.manual_seed(args.seed + RANK_SEED * ranks.rank)
 
     def new_total(self) -> Total:
         return Total(self.dataset.num_classes, self.ranks.device)
@@ -73,6 +74,7 @@ class TrainingState:
     def end_epoch(self) -> None:
         self.epoch += 1
         self.average.after_epoch(self.epoch, self.dataset)
+        self.ranks.share_buffers(self.average.evaluated())
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Any, loss: Loss) -> Total:
@@ -92,6 +94,8 @@ class TrainingState:
             "cuda": torch.cuda.get_rng_state(self.ranks.device) if cuda else None,
             "augmentation": self.dataset.generator.get_state(),
             "total": self.total.state_dict(),
+            # Friendly SAM's mean of gradients, which processes that climb alone have each.
+            "mean": self.optimizer.state_dict()["sam"]["mean"] if not self.args.ascent_sync else {},
         }
         return {
             "model": self.model.state_dict(),
@@ -109,20 +113,31 @@ class TrainingState:
         Raises:
             ValueError: it was taken within an epoch by another number of processes.
         """
+        same_processes = len(state["ranks"]) == self.ranks.world
+        if same_processes and state["ranks"][self.ranks.rank]["mean"]:
+            state["optimizer"]["sam"]["mean"] = state["ranks"][self.ranks.rank]["mean"]
         for name in ("model", "optimizer", "scaler", "average"):
             if state[name]:  # a disabled scaler's is empty
                 getattr(self, name).load_state_dict(state[name])
         self.dataset.train.load_state_dict(state["train"])
         for name in ("epoch", "steps", "metrics", "rows", "best"):
             setattr(self, name, state[name])
-        before = len(state["ranks"])
-        if before == self.ranks.world:
+        if same_processes:
             self._load_own(state["ranks"][self.ranks.rank])
         elif state["train"]["order"] is not None:
             raise ValueError(
-                f"--resume: saved within an epoch by {before} processes, not {self.ranks.world}; "
-                "start as many"
+                f"--resume: {self.args.last} was saved within an epoch by {len(state['ranks'])} "
+                f"processes, not {self.ranks.world}; start as many"
             )
+        else:
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Go on with another number of processes: new draws, and epochs of another length."""
+        own = RANK_SEED * self.ranks.rank + self.epoch
+        torch.manual_seed(self.args.seed + own)
+        self.dataset.generator.manual_seed(self.args.seed + 1 + own)
+        self.steps = self.epoch * len(self.dataset.train)
 
     def _load_own(self, own: dict[str, Any]) -> None:
         torch.set_rng_state(own["torch"])

@@ -12,6 +12,8 @@ import io
 import math
 import os
 import sys
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +22,9 @@ import torch
 
 from utilities.files import ROOT
 from utilities.interrupt import Interrupted
+from utilities.ranks import place
 
+GRACE = 3.0  # seconds in which torchrun ends all processes when the first has failed
 Main = Callable[[Sequence[str] | None], Any]
 
 
@@ -40,27 +44,39 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        _let_the_first_speak()
         self.exit(2, f"{self.prog}: error: {_one_line(message)} (--help lists the flags)\n")
 
 
 def run(main: Main) -> None:
     """Call ``main`` with the command line; report bad input in one line with exit code 2.
 
-    An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C.
+    An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C. Of several
+    processes the first speaks for all, and another only of an error that it has alone.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # LANG=C must not end a run over a file's name
         sys.stdout.reconfigure(errors="backslashreplace")
+    rank, _ = place()
+    if rank:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the process's life
+        warnings.simplefilter("ignore")
+    name = Path(sys.argv[0]).name + (f", process {rank}" if rank else "")
     try:
         main(None)
     except (Interrupted, KeyboardInterrupt) as error:
-        message = _one_line(str(error)) or "interrupted"
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        if not rank:
+            print(f"{name}: {_one_line(str(error)) or 'interrupted'}", file=sys.stderr)
         sys.exit(getattr(error, "code", 130))
-    except (ValueError, OSError) as error:
-        if os.environ.get("SAM_TRACEBACK"):
+    except Exception as error:
+        _let_the_first_speak()
+        if not isinstance(error, ValueError | OSError) or os.environ.get("SAM_TRACEBACK"):
             raise
-        message = _one_line(str(error)) or type(error).__name__
-        sys.exit(_fail(f"{Path(sys.argv[0]).name}: error: {message}"))
+        sys.exit(_fail(f"{name}: error: {_one_line(str(error)) or type(error).__name__}"))
+
+
+def _let_the_first_speak() -> None:
+    if place()[0]:
+        time.sleep(GRACE)
 
 
 def _fail(line: str) -> int:

@@ -28,8 +28,9 @@ class Interrupted(Exception):  # noqa: N818 - it is no error
 class Interruption:
     """Remember the first signal; a second one ends the process as it always would.
 
-    Use as a context manager in the main thread; elsewhere, and in a run of several processes,
-    which can't all stop after the same step, it changes nothing.
+    Use as a context manager in the main thread; elsewhere it changes nothing. Of several
+    processes each remembers all signals: torchrun passes on what schedulers have sent already,
+    and kills for good after 30 seconds.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -38,7 +39,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if self.alone and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -49,13 +50,13 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
-
-    def __bool__(self) -> bool:
-        return self.number != 0
+        if self.number and not self.alone and isinstance(error, RuntimeError):
+            signal.raise_signal(self.number)  # stopped; that others were sooner is no error
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        self._restore()
+        if self.alone:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -55,12 +55,13 @@ class Total:
             f"{name}_f1": 100 * macro_f1(matrix),
         }
 
-    def first_bad(self) -> int | None:
-        """Number, from 1, of the first batch whose loss was NaN or infinite."""
+    def first_bad(self, last: int | None = None) -> int | None:
+        """Number, from 1, of the first batch (of the ``last`` ones) with a NaN or infinite loss."""
+        start = 0 if last is None else max(len(self.losses) - last, 0)
         if not self.losses:
             return None
-        bad = ~torch.stack(self.losses).isfinite()
-        return int(bad.int().argmax()) + 1 if bad.any() else None
+        bad = ~torch.stack(self.losses[start:]).isfinite()
+        return start + int(bad.int().argmax()) + 1 if bad.any() else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": list(self.losses), "confusion": self.confusion}

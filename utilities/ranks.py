@@ -3,39 +3,69 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
+
+
+def place() -> tuple[int, int]:
+    """Number of this process and how many there are, as torchrun says; (0, 1) for one alone."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    return (int(os.environ.get("RANK", 0)), world) if world > 1 else (0, 1)
+
+
+def launcher() -> list[str]:
+    """The words by which a script is started as this process was."""
+    if place()[1] == 1:
+        return ["python"]
+    here = os.environ.get("LOCAL_WORLD_SIZE", place()[1])
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    several = [] if machines == "1" else [f"--nnodes={machines}"]
+    return ["torchrun", *several, f"--nproc_per_node={here}"]
+
 
 class Ranks:
     """The processes of this run: gloo on CPUs, NCCL on GPUs, nothing at all for one alone.
 
+    What lies on the CPU goes through gloo in any case: agreeing never makes a GPU wait.
+
     Attributes:
         rank, world: this process's number and how many there are.
         device: this process's own.
+
+    Raises:
+        ValueError: there are too few GPUs, or the device is neither CPU nor NVIDIA GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.rank, self.world = place()
+        self.local = int(os.environ.get("LOCAL_RANK", self.rank))
         self.device = device
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world = int(os.environ.get("WORLD_SIZE", 1))
         if self.world == 1:
-            self.rank = 0
             return
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"--device {device}: several processes need cpu or cuda")
         if device.type == "cuda":
-            local = int(os.environ["LOCAL_RANK"])
-            if local >= torch.cuda.device_count():
-                raise ValueError(
-                    f"--nproc_per_node: process {local} has no GPU of its own, there are "
-                    f"{torch.cuda.device_count()}; start fewer, or use --device cpu"
-                )
-            self.device = torch.device("cuda", local)
-            torch.cuda.set_device(self.device)
+            self.device = self._own_gpu()
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            )
+
+    def _own_gpu(self) -> torch.device:
+        if self.local >= torch.cuda.device_count():
+            raise ValueError(
+                f"--nproc_per_node: process {self.local} has no GPU of its own, there are "
+                f"{torch.cuda.device_count()}; start fewer, or use --device cpu"
+            )
+        torch.cuda.set_device(self.local)
+        return torch.device("cuda", self.local)
 
     @property
     def writer(self) -> bool:
@@ -45,8 +75,15 @@ class Ranks:
     def wrap(self, model: nn.Module, sync_batch_norm: bool) -> nn.Module:
         """``model`` with gradients averaged over the processes; itself if there is one.
 
-        Batch norm normalises by each process's own part of the batch and keeps the first's
-        running statistics, unless ``sync_batch_norm`` (GPUs only).
+        Batch norm has three choices:
+
+        - As it is, each process normalises by its own part of the batch: with N processes a
+          batch's statistics are those of batch_size / N samples. The running statistics are
+          the first process's, which DistributedDataParallel hands to the others before each
+          forward pass and ``share_buffers`` before each evaluation.
+        - ``sync_batch_norm`` (GPUs only) normalises by the whole batch, as one process does, at
+          the price of a message a layer and pass.
+        - A model without it, or with layer or group norm, trains as in one process.
 
         Raises:
             ValueError: ``sync_batch_norm`` without a GPU.
@@ -59,6 +96,12 @@ class Ranks:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers, such as batch norm's running statistics."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, src=0)
 
     def sum(self, tensors: list[Tensor]) -> None:
         """Add each tensor up over the processes, in place."""
@@ -74,13 +117,37 @@ class Ranks:
         distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, value: Any) -> Any:
-        """The writer's ``value``, in every process."""
+    def agree(self, make: Callable[[], T]) -> T:
+        """Call ``make`` in the writer alone; every process returns, or raises, what it did there.
+
+        So bad input ends all processes, and none waits for one that is gone.
+        """
         if self.world == 1:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, src=0, device=self.device)
-        return values[0]
+            return make()
+        outcome: list[Any] = [None, None]
+        if self.writer:
+            try:
+                outcome[0] = make()
+            except (ValueError, OSError) as error:
+                outcome[1] = error
+        distributed.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let each machine's first process through before its others: it downloads, they read."""
+        if self.local:
+            self._meet()
+        try:
+            yield
+        finally:
+            if not self.local:
+                self._meet()
+
+    def _meet(self) -> None:
+        self.sum([torch.zeros(1)])
 
     def close(self) -> None:
         """Leave the group."""

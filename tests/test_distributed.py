@@ -1,0 +1,388 @@
+"""Trainings of two processes: the same as one, and as hard to kill.
+
+Most start the processes by fork, with the environment that torchrun sets, because importing
+torch takes seconds; without torchrun nobody ends a process that waits for one that is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL
+
+import DatasetClass
+import DatasetClass.TUD  # its PyTorch Geometric is imported here, once for all forks
+import models
+from DatasetClass.mitbih import MitBih
+from models.smooth_crossentropy import smooth_crossentropy
+from trainings import files, my_train_cifar, my_train_GCN, my_train_mitbih, state
+from utilities import checkpoint, cli
+from utilities.files import ROOT
+from utilities.metrics import Total
+
+MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
+LIMIT = 60  # seconds after which processes count as hanging
+Prepare = Callable[[int], None]  # what to change in a process, by its rank, before it trains
+
+
+def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
+    own = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--device", "cpu", *more)
+    return [str(flag) for flag in (*SMALL[name], *own)]
+
+
+def start(
+    name: str, argv: list[str], out: Path, world: int = 2, prepare: Prepare = lambda rank: None
+) -> list[int]:
+    """Start a training of ``world`` processes; what each prints is in ``out``/<rank>.txt."""
+    out.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                text = os.open(out / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(text, 1)
+                os.dup2(text, 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+                sys.argv = [f"trainings/my_train_{name}.py", *argv]
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                cli.GRACE = 0.0
+                prepare(rank)
+                cli.run(MAINS[name])
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    return children
+
+
+def wait(children: list[int]) -> list[int]:
+    """Their exit codes; fails where one doesn't end."""
+    codes: dict[int, int] = {}
+    until = time.monotonic() + LIMIT
+    while len(codes) < len(children):
+        for child in set(children) - codes.keys():
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[child] = os.waitstatus_to_exitcode(status)
+        if time.monotonic() > until:
+            for child in set(children) - codes.keys():
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            pytest.fail("a process hangs")
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+def train(name: str, argv: list[str], out: Path, world: int = 2, **more) -> None:
+    assert wait(start(name, argv, out, world, **more)) == [0] * world, printed(out)
+
+
+def printed(out: Path) -> list[str]:
+    return [path.read_text() for path in sorted(out.glob("[0-9].txt"))]
+
+
+def best_of(out: Path) -> dict:
+    return checkpoint.load(next(p for p in out.glob("to_plot/*.pt") if "_last" not in p.name))
+
+
+def last_of(out: Path) -> dict:
+    return checkpoint.load(next(out.glob("to_plot/*_last.pt")))
+
+
+def history(out: Path) -> pd.DataFrame:
+    return pd.read_table(next(out.glob("outputs/*.dat")), comment="#").drop(columns="seconds")
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def keep_weights(out: Path) -> Prepare:
+    """Let each process save its own weights and buffers at each epoch's end."""
+
+    def prepare(rank: int) -> None:
+        whole = state.TrainingState.end_epoch
+
+        def end_epoch(self: state.TrainingState) -> None:
+            whole(self)
+            torch.save(self.model.state_dict(), out / f"rank{rank}.pt")
+
+        state.TrainingState.end_epoch = end_epoch
+
+    return prepare
+
+
+# --- equal to one process -------------------------------------------------------------------------
+def in_float64(rank: int) -> None:
+    torch.set_default_dtype(torch.float64)
+    fetch = MitBih.fetch
+
+    def double(self: MitBih, indices: torch.Tensor):
+        beats, labels = fetch(self, indices)
+        return beats.double(), labels
+
+    MitBih.fetch = MitBih.fetch_augmented = double
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("GCN", ["--optimizer=SAM", "--batch_size=8"]),  # 28 graphs: the last batch has 4
+        ("GCN", ["--optimizer=ASAM", "--batch_size=14", "--average=ema", "--class_weights"]),
+        ("mitbih", ["--optimizer=SAM", "--batch_size=16", "--gsam_alpha=0.3", "--every=2"]),
+        ("mitbih", ["--optimizer=SAM", "--batch_size=16", "--msam", "--balanced_sampling"]),
+    ],
+)
+def test_two_processes_equal_one(
+    name: str, options: list[str], data_dir: Path, tmp_path: Path
+) -> None:
+    for world in (1, 2):
+        out = tmp_path / str(world)
+        argv = flags(name, data_dir, out, *options, "--dropout=0", "--epochs=3")
+        train(name, argv, out, world, prepare=in_float64)
+    one, two = last_of(tmp_path / "1"), last_of(tmp_path / "2")
+    assert one["resume"]["steps"] == two["resume"]["steps"]
+    for key, value in one["state_dict"].items():
+        assert value.dtype == torch.float64
+        assert (value - two["state_dict"][key]).abs().max() < 1e-9  # issue: 1e-6
+    a, b = history(tmp_path / "1"), history(tmp_path / "2")
+    assert (a - b).abs().to_numpy().max() < 1e-9
+    assert best_of(tmp_path / "1")["test_confusion"] == best_of(tmp_path / "2")["test_confusion"]
+
+
+def test_ascent_along_each_own_gradient_is_another_training_with_one_result(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    weights = {}
+    for sync in ("--ascent_sync", "--no-ascent_sync"):
+        out = tmp_path / sync
+        argv = flags("cifar", data_dir, out, "--optimizer=SAM", "--epochs=2", "--batch_size=60")
+        out.mkdir()
+        train("cifar", [*argv, sync], out, prepare=keep_weights(out))
+        first, second = (torch.load(out / f"rank{rank}.pt") for rank in (0, 1))
+        assert equal(first, second)  # batch norm's running statistics too
+        weights[sync] = first
+    assert not equal(*weights.values())
+
+
+@pytest.mark.parametrize("average", ["none", "ema", "swa"])
+def test_the_checkpoint_alone_gives_the_metrics_of_two_processes(
+    average: str, data_dir: Path, tmp_path: Path
+) -> None:
+    more = ("--epochs=2", "--batch_size=60", "--average", average, "--swa_start=0")
+    train("cifar", flags("cifar", data_dir, tmp_path, *more, "--ema_decay=0.5"), tmp_path)
+    content = best_of(tmp_path)
+    dataset = DatasetClass.load("cifar10", data_dir, **content["data_args"])
+    model = models.build("cifar", **content["model_args"]).eval()
+    model.load_state_dict(content["state_dict"])
+    total = Total(10)
+    with torch.no_grad():
+        for inputs, targets in dataset.val:
+            logits = model(inputs)
+            total.add(logits, smooth_crossentropy(logits, targets, smoothing=0.1), targets)
+    assert total.metrics("val")["val_loss"] == pytest.approx(content["metrics"]["val_loss"], 1e-5)
+
+
+# --- bad input: one line, and no process left waiting ---------------------------------------------
+def nan_on_the_second(rank: int) -> None:
+    if rank == 1:
+        fetch, calls = MitBih.fetch_augmented, []
+
+        def broken(self: MitBih, indices: torch.Tensor):
+            beats, labels = fetch(self, indices)
+            calls.append(1)
+            return (beats * float("nan") if len(calls) == 3 else beats), labels
+
+        MitBih.fetch_augmented = broken
+
+
+def full_disk(rank: int) -> None:
+    def save(path: Path, content: dict) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    checkpoint.save = save
+
+
+@pytest.mark.parametrize(
+    ("more", "prepare", "message"),
+    [
+        (["--batch_size=15"], lambda rank: None, "not a multiple of the 2 processes"),
+        (["--train_samples=1"], lambda rank: None, "1 training samples for 2 processes"),
+        (["--sync_batch_norm"], lambda rank: None, "torch has it on GPUs only"),
+        (["--optimizer=SGD"], lambda rank: None, "holds another run, with --learning_rate"),
+        (["--overwrite", "--optimizer=SAM"], nan_on_the_second, "epoch 1, batch 3 (step 3)"),
+        (["--overwrite"], full_disk, "No space left"),
+    ],
+)
+def test_bad_input_ends_all_processes_with_one_line(
+    more: list[str], prepare: Prepare, message: str, data_dir: Path, tmp_path: Path
+) -> None:
+    argv = flags("mitbih", data_dir, tmp_path, "--batch_size=16", "--epochs=2")
+    if "--optimizer=SGD" in more:
+        my_train_mitbih.main([*argv, *more, "--learning_rate=0.5"])
+    codes = wait(start("mitbih", [*argv, *more], tmp_path, prepare=prepare))
+    texts = printed(tmp_path)
+    assert codes == [2, 2], texts
+    errors = [line for line in texts[0].splitlines() if "error:" in line]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in texts[0] + texts[1]
+
+
+# --- killed, stopped and resumed ------------------------------------------------------------------
+def test_a_run_of_two_killed_and_stopped_ends_bit_for_bit_as_one_never_stopped(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    options = ["--optimizer=SAM", "--no-ascent_sync", "--fsam_sigma=1", "--average=ema"]
+    options += ["--batch_size=4", "--save_seconds=0", "--epochs=4", "--dropout=0.3"]
+    started = time.monotonic()
+    train("mitbih", flags("mitbih", data_dir, tmp_path / "a", *options), tmp_path / "a")
+    whole = time.monotonic() - started
+    out = tmp_path / "b"
+    argv = flags("mitbih", data_dir, out, *options, "--resume")
+    draw, kills = random.Random(3), 0
+    for victims in ([0, 1], [1], [0]):  # both at once, or one, which the other must not survive
+        children = start("mitbih", argv, out)
+        time.sleep(draw.uniform(0.3, 0.5) * whole)
+        for victim in victims:
+            os.kill(children[victim], signal.SIGKILL)
+        kills += wait(children)[victims[0]] == -signal.SIGKILL
+    children = start("mitbih", argv, out)
+    time.sleep(0.4 * whole)
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    if wait(children) == [143, 143]:
+        kills += 1
+        assert "torchrun --nproc_per_node=2 trainings/my_train_mitbih.py" in printed(out)[0]
+        assert not printed(out)[1]
+        if last_of(out)["resume"]["train"]["order"] is not None:
+            assert wait(start("mitbih", argv, out, world=1)) == [2]
+            assert "within an epoch by 2 processes, not 1" in printed(out)[0]
+    assert kills >= 2
+    train("mitbih", argv, out)
+    for load in (best_of, last_of):
+        assert equal(load(tmp_path / "a")["state_dict"], load(out)["state_dict"])
+    assert history(tmp_path / "a").equals(history(out))
+
+
+def test_another_number_of_processes_goes_on_after_an_epoch(data_dir: Path, tmp_path: Path) -> None:
+    def stop_after_second(rank: int) -> None:
+        save = files.RunFiles.save
+
+        def last_save(self: files.RunFiles, now: state.TrainingState) -> None:
+            save(self, now)
+            if now.epoch == 2:
+                raise KeyboardInterrupt
+
+        files.RunFiles.save = last_save
+
+    more = ("--save_seconds=0", "--epochs=4", "--batch_size=9", "--optimizer=SAM")  # 28 graphs
+    argv = flags("GCN", data_dir, tmp_path, *more, "--resume")
+    assert wait(start("GCN", argv, tmp_path, world=3, prepare=stop_after_second)) == [130] * 3
+    assert last_of(tmp_path)["resume"]["steps"] == 2 * 3  # the 28th graph was left out
+    train("GCN", argv, tmp_path, world=1)
+    assert last_of(tmp_path)["resume"]["steps"] == 4 * 4
+    assert history(tmp_path)["epoch"].tolist() == [1, 2, 3, 4]
+
+
+# --- through torchrun -----------------------------------------------------------------------------
+def torchrun(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
+
+
+def test_torchrun_starts_again_after_a_killed_worker(data_dir: Path, tmp_path: Path) -> None:
+    more = ("--epochs=300", "--batch_size=14", "--save_seconds=0", "--tensorboard", "--dropout=0")
+    argv = flags("GCN", data_dir, tmp_path / "two", *more)
+    command = torchrun("--standalone", "--nproc_per_node=2", "--max_restarts=1")
+    command += [str(ROOT / "trainings/my_train_GCN.py"), *argv, "--resume"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    assert run.stdout is not None and run.stderr is not None
+    before = []
+    for line in run.stdout:
+        before.append(line)
+        if line.strip().startswith("20 "):
+            break
+    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(workers[1]), signal.SIGKILL)
+    after, errors = run.communicate(timeout=LIMIT)
+    assert run.returncode == 0, errors
+    assert "goes on, " in after
+    for line in ("files written:", "best epoch"):
+        assert ("".join(before) + after).count(line) == 1  # one process speaks
+    assert history(tmp_path / "two")["epoch"].tolist() == list(range(1, 301))
+    assert last_of(tmp_path / "two")["record"]["processes"] == "2"
+    writers = list((tmp_path / "two/outputs/tensorboard").rglob("events*"))
+    assert len(writers) == 2  # one for each start
+    my_train_GCN.main(flags("GCN", data_dir, tmp_path / "one", *more))
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    # ADAM in float32 amplifies the order of summation, so only the first epochs are compared.
+    assert (one["val_loss"][:20] - two["val_loss"][:20]).abs().max() < 1e-3
+
+
+def test_the_slurm_example_trains_and_stops_where_slurm_says(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """SLURM's commands are replaced by scripts that do on this machine what they do there."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool, body in {
+        "srun": 'exec "$@"',
+        "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+        "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "queued $2"; fi',
+        # Only torchrun's own process, as it is the one that srun started.
+        "scancel": f"kill $1 $(cat {tmp_path}/step) 2>/dev/null".replace("$1", "-TERM"),
+    }.items():
+        (tools / tool).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / tool).chmod(0o755)
+    (tools / "srun").write_text(f'#!/bin/bash\necho $$ > {tmp_path}/step\nexec "$@"\n')
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1"}
+    slurm |= {"SLURM_SUBMIT_DIR": str(tmp_path), "PROCESSES": "2", "SLURM_CPUS_PER_TASK": "2"}
+    environment = {**os.environ, **slurm, "PATH": f"{tools}:{os.environ['PATH']}"}
+    argv = flags("GCN", data_dir, tmp_path, "--epochs=100000", "--batch_size=14")
+    command = ["bash", str(ROOT / "examples/slurm_train.sh")]
+    command += [str(ROOT / "trainings/my_train_GCN.py"), *argv]
+    run = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.strip().startswith("20 "):
+            break
+    run.send_signal(signal.SIGUSR1)
+    rest, errors = run.communicate(timeout=LIMIT)
+    assert "queued 7" in rest
+    assert errors.count("saved; go on with: torchrun --nproc_per_node=2") == 1
+    last = last_of(tmp_path)
+    assert last["epoch"] >= 20 and last["resume"]["rows"][-1]["epoch"] == last["epoch"]
+
+
+@pytest.mark.skipif(shutil.which("shellcheck", path=Path(sys.executable).parent) is None,
+                    reason="no shellcheck")  # fmt: skip
+def test_the_examples_pass_shellcheck() -> None:
+    tool = Path(sys.executable).parent / "shellcheck"
+    scripts = sorted((ROOT / "examples").glob("*.sh"))
+    done = subprocess.run([tool, *scripts], capture_output=True, text=True)
+    assert scripts and done.returncode == 0, done.stdout
