@@ -183,6 +183,7 @@ def test_eight_curves_are_told_apart_and_nothing_overlaps(tmp_path: Path) -> Non
     below = [ax.get_tightbbox().y0 for ax in figure.axes]
     assert legend.y1 <= min(below) and legend.y0 >= 0
     assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+    assert min(ax.get_window_extent().height for ax in figure.axes) > 2 * figure.dpi  # inches
     drawn = figure.axes[1].lines[3].get_ydata()  # validation loss of the fourth curve
     pair = [read_history(path)[1]["val_loss"] for path in paths[6:8]]
     assert drawn.tolist() == pytest.approx(np.mean(pair, axis=0).tolist())

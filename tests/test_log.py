@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from utilities import log as log_module
 from utilities.files import ROOT
@@ -192,19 +193,27 @@ def test_event_files_hold_the_historys_numbers(tmp_path: Path) -> None:
         assert [value for _, value in points] == pytest.approx(table[name].tolist(), rel=1e-6)
 
 
-def test_after_a_kill_no_step_is_doubled_or_missing(tmp_path: Path) -> None:
+def test_after_a_kill_no_step_is_doubled_or_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files sort by second and by this counter: within a second, 10 would come before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     args = args_for(tmp_path / "run.dat", epochs=5, tensorboard=True)
     killed = Log(args, CONTENT, [])
     for epoch in (1, 2, 3):
         killed(**row(epoch))
     assert killed.events is not None
     killed.events.flush()  # three epochs are in the file, of which two were saved
+    open_board = EventAccumulator(str(killed.files[1]))
+    open_board.Reload()
     with Log(args, CONTENT, [row(1), row(2)]) as log:
         for epoch in (3, 4, 5):
             log(**row(epoch) | {"val_loss": 7.0})
     steps = events(log.files[1])["val_loss"]
     assert [step for step, _ in steps] == [1, 2, 3, 4, 5]
     assert [value for _, value in steps[2:]] == [7.0] * 3
+    open_board.Reload()
+    assert [event.step for event in open_board.Scalars("val_loss")] == [1, 2, 3, 4, 5]
     with Log(args, CONTENT, []) as log:  # --overwrite
         log(**row(1))
     assert [step for step, _ in events(log.files[1])["val_loss"]] == [1]

@@ -170,7 +170,7 @@ def test_batch_norm_is_measured_in_batches_of_nearly_one_size(
     data, model = Toy(counts=(30, 6, 5)), make_model()
     average = Average(make_args(tmp_path, "--average=swa", "--swa_start=0"), model)
     average.after_epoch(1, data)
-    assert data.sizes == [14, 14, 13]
+    assert data.asked == [14, 14, 13]
     parts = model[0](data.points[:41]).detach().split(14)
     expected = torch.stack([part.mean(0) for part in parts]).mean(0)
     assert average.model is not None

@@ -24,7 +24,7 @@ class Toy(Dataset):
 
     Attributes:
         poisoned: number, from 1, of the training batch whose inputs are NaN.
-        sizes: of the batches that ``fetch`` was asked for.
+        asked: sizes of the batches that ``fetch`` was asked for.
     """
 
     name, num_classes, class_names = "toy", 3, ("one", "two", "three")
@@ -37,13 +37,13 @@ class Toy(Dataset):
         noise = torch.randn(train + 60, 4, generator=generator)
         self.points = noise + self.labels[:, None]
         self.model_args, self.data_args = {}, {"seed": 0}
-        self.poisoned, self.fetched, self.sizes = 0, 0, []
+        self.poisoned, self.fetched, self.asked = 0, 0, []
         ends = {"train": (0, train), "val": (train, train + 30), "test": (train + 30, train + 60)}
         splits = {name: torch.arange(*end) for name, end in ends.items()}
         self.make_splits(splits, batch_size, 0, None)
 
     def fetch(self, indices: Tensor) -> Batch:
-        self.sizes.append(len(indices))
+        self.asked.append(len(indices))
         return self.points[indices], self.labels[indices]
 
     def fetch_augmented(self, indices: Tensor) -> Batch:

@@ -179,7 +179,8 @@ def report(best: dict[str, Any], state: TrainingState, log: Log) -> None:
         log.say(f"{name:>10}: {acc:.2f} %, macro F1 {f1:.2f} %, loss {loss:.4f}")
     log.say("test by class, in percent:")
     log.say(class_report(best["test_confusion"], getattr(state.dataset, "class_names", None)))
-    if skipped := state.optimizer.skipped:
+    skipped = state.optimizer.skipped
+    if skipped:
         log.say(f"{skipped} steps were left out: their gradient was not finite")
     if state.ranks.writer:
         report_files([*log.files, args.best, args.last])

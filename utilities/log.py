@@ -190,7 +190,7 @@ def _grid(head: list[str], rows: list[list[str]]) -> Table:
 
 
 def _event_writer(folder: Path) -> Any:
-    """A writer of new event files; older ones, of this run or of one it replaces, are removed.
+    """A writer of a new event file, which makes TensorBoard forget the older ones in the folder.
 
     All rows are written again: a killed run may have written more or fewer than it goes on from.
     """
@@ -198,6 +198,4 @@ def _event_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard: pip install tensorboard, or leave the flag out") from error
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    return SummaryWriter(str(folder), purge_step=1)  # so that an open TensorBoard forgets them too
+    return SummaryWriter(str(folder), purge_step=1)
