@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from DatasetClass.batches import Dataset
 
@@ -58,15 +58,7 @@ FACTS = {
 
 
 def facts_of(dataset: Dataset) -> Facts:
-    """The facts of a data set; what its class says in attributes of these names comes first."""
+    """The facts of a data set; the classes of one that isn't known have numbers for names."""
     known = FACTS.get(dataset.name, Facts(_TUD[0], f"{_TUD[1]} the paper"))
-    names = tuple(getattr(dataset, "class_names", ()) or known.classes)
-    if len(names) != dataset.num_classes:
-        names = tuple(f"class {label}" for label in range(dataset.num_classes))
-    return Facts(
-        known.source,
-        getattr(dataset, "licence", known.licence),
-        names,
-        known.nodes,
-        known.rate,
-    )
+    numbers = tuple(f"class {label}" for label in range(dataset.num_classes))
+    return replace(known, classes=known.classes or numbers)
