@@ -211,7 +211,7 @@ def unpack(archive: Path, folder: Path, wanted: Wanted, limit: int = 2**31) -> N
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             reason = " ".join(str(error).split())[:120]
-            raise ValueError(f"{archive}: damaged ({reason}); remove it") from error
+            raise ValueError(f"{archive}: damaged ({reason}); nothing was unpacked") from error
         try:
             whole.rename(folder)
         except OSError:

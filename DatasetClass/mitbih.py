@@ -20,7 +20,7 @@ from torch import Tensor
 from DatasetClass.batches import Batch, Dataset, stratified_split
 from DatasetClass.heartbeat_splits import SHARES, inter_patient_split, of_patients, random_split
 from DatasetClass.heartbeats import CLASSES, LENGTH, RATE
-from DatasetClass.kaggle import PARTS, kaggle_files, read_both, write_kaggle
+from DatasetClass.kaggle import PARTS, kaggle_files, read_both, refuse_existing, write_kaggle
 from DatasetClass.physionet import read_physionet
 
 SOURCES = ("auto", "kaggle", "physionet")
@@ -157,10 +157,12 @@ def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
         FileExistsError: a file is there already.
         FileNotFoundError, ValueError: the records can't be had or are damaged.
     """
+    files = kaggle_files(folder)
+    for path in files:
+        refuse_existing(path)
     arrays = read_physionet(data_dir)
     splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
     training = torch.cat([splits["train"], splits["val"]]).sort().values
-    files = kaggle_files(folder)
     for path, part in zip(files, (training, splits["test"]), strict=True):
         write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
     return files

@@ -171,10 +171,12 @@ def test_archives_that_climb_out_or_burst_are_refused(tmp_path: Path, monkeypatc
         folder = tmp_path / str(number)
         folder.mkdir()
         put_archive(folder, members)
-        with pytest.raises(ValueError, match=r"OWN\.zip"):
+        with pytest.raises(ValueError, match=r"OWN\.zip: .*kept as OWN\.zip\.damaged"):
             DatasetClass.load("OWN", folder)
         assert [p.name for p in folder.rglob("*.txt")] == []
         assert not (folder / "TUDataset" / "OWN" / "raw").exists()
+        assert (folder / "TUDataset" / "OWN.zip.damaged").is_file()
+        assert not (folder / "TUDataset" / "OWN.zip").exists()
     assert [p.name for p in tmp_path.glob("*.txt")] == []
 
 
