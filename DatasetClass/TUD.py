@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from DatasetClass.archives import unpack
 from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.download import check_hash, fetch, set_aside, unpack
+from DatasetClass.download import check_hash, fetch, set_aside
 from DatasetClass.graphs import GraphSet
 from DatasetClass.tu_files import Graphs, read_graphs
 

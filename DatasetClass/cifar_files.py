@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from DatasetClass.cache import Arrays, cached, read_npz
-from DatasetClass.download import fetch, unpack
+from DatasetClass.archives import unpack
+from DatasetClass.arrays import Arrays, read_npz
+from DatasetClass.cache import cached
+from DatasetClass.download import fetch
 
 SIZE = 32  # pixels a side
 CLASSES = {"cifar10": 10, "cifar100": 100}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.cache import Arrays, cached
+from DatasetClass.arrays import Arrays
+from DatasetClass.cache import cached
 from DatasetClass.heartbeats import CLASSES, LENGTH, Beats
 from DatasetClass.physionet import fingerprint
 from DatasetClass.progress import progress

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.cache import Arrays, cached
+from DatasetClass.arrays import Arrays
+from DatasetClass.cache import cached
 from DatasetClass.progress import progress
 
 URL = "https://physionet.org/files/mitdb/1.0.0/"
