@@ -53,7 +53,7 @@ def read(name: str, data_dir: Path) -> Arrays:
     if path.is_file():
         arrays = read_npz(path, KEYS)
     else:
-        path = data_dir / f"{name}_cache"
+        path = data_dir / "cache" / name
         arrays = cached(path, VERSION, lambda: with_statistics(read_official(name, data_dir), path))
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]

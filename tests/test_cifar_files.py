@@ -134,7 +134,7 @@ def test_an_archive_is_read_once_and_cached(official: Official) -> None:
     assert np.array_equal(arrays["x_train"][: len(expected)], expected)
     assert arrays["y_train"][: len(labels)].tolist() == labels.tolist()
     archive.unlink()  # from now on the cache is enough
-    assert [path.name for path in official.folder.iterdir()] == [f"{official.name}_cache"]
+    assert [path.name for path in official.folder.iterdir()] == ["cache"]
     again = read(official.name, official.folder)
     assert all(np.array_equal(arrays[key], again[key]) for key in files.KEYS)
     dataset = DatasetClass.load(official.name, official.folder)
