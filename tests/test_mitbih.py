@@ -162,6 +162,18 @@ def test_the_second_start_cuts_nothing(record: Path, monkeypatch: pytest.MonkeyP
         read_physionet(record.parents[1])
 
 
+@pytest.mark.parametrize("label", [-1, 5, 2**60])
+def test_a_cache_with_an_impossible_label_is_named(label: int, record: Path) -> None:
+    folder = record.parents[1]
+    DatasetClass.load("mitbih", folder)
+    cache = next((folder / "cache").rglob("labels.npy"))
+    np.load(cache, mmap_mode="r+")[0] = label
+    with pytest.raises(ValueError, match=r"cache: damaged, a label out of range; remove it"):
+        DatasetClass.load("mitbih", folder)
+    shutil.rmtree(folder / "cache")
+    DatasetClass.load("mitbih", folder)
+
+
 class Server:
     """PhysioNet with the record of the fixture in place of 48."""
 
