@@ -54,6 +54,13 @@ class MitBih(Dataset):
 
     name = "mitbih"
     num_classes = len(CLASSES)
+    class_names = (
+        "N normal",
+        "S supraventricular",
+        "V ventricular",
+        "F fusion",
+        "Q unknown, paced",
+    )
 
     def __init__(
         self,
