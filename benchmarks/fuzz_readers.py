@@ -135,7 +135,7 @@ def kaggle_reader() -> Reader:
 
 def batch_reader() -> Reader:
     """CIFAR's official batches are pickles; the MD5 that stands before this reader is left out."""
-    from DatasetClass.cifar_files import parse_batch
+    from DatasetClass.cifar_batches import parse_batch
 
     # One image of label 3, as Python 2 pickled it: its text, its name of numpy's function.
     content = (
