@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from DatasetClass.archives import unpack
 from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.download import check_hash, fetch, unpack
+from DatasetClass.download import check_hash, fetch, set_aside
 from DatasetClass.graphs import GraphSet
 from DatasetClass.tu_files import Graphs, read_graphs
 
@@ -173,7 +174,13 @@ def _raw_folder(data_dir: Path, name: str) -> Path:
                 SHA256.get(name),
                 f"{name} of TUDataset",
             )
-        unpack(archive, raw, _text_file, UNPACKED_LIMIT)
+        try:
+            unpack(archive, raw, _text_file, UNPACKED_LIMIT)
+        except ValueError as error:
+            if archive == EMBEDDED:
+                raise
+            aside = set_aside(archive).name  # its hash isn't known, so only this tells
+            raise ValueError(f"{error}; kept as {aside}, the next start fetches it anew") from error
     return raw
 
 

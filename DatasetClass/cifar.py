@@ -14,7 +14,8 @@ from torch import Tensor
 
 from DatasetClass.augment import Augmentation, apply, draw, normalise
 from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.cifar_files import CLASSES, SIZE, read
+from DatasetClass.cifar_batches import CLASSES, SIZE
+from DatasetClass.cifar_files import read
 
 # Of CIFAR-10's 50,000 training images, in units of 0 to 1.
 MEAN = (0.49140, 0.48216, 0.44653)

@@ -1,15 +1,13 @@
 """Describe a data set: counts by class and split, shapes, source, licence, and a picture.
 
-    python -m DatasetClass describe --dataset cifar10
-    python -m DatasetClass describe --dataset PROTEINS --node_attributes True
-
-Flags of the data set itself, such as those of the trainings (--train_samples, --source, ...), go
-to its class.
+python -m DatasetClass describe --dataset cifar10
+python -m DatasetClass describe --dataset PROTEINS --node_attributes
+python -m DatasetClass describe --dataset mitbih --split inter_patient
 """
 
 from __future__ import annotations
 
-import ast
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +19,15 @@ from torch import Tensor
 import DatasetClass
 from DatasetClass.batches import Dataset
 from DatasetClass.facts import Facts, facts_of
-from utilities.cli import Parser, add_run_flags, prepare_device, report_files, run
+from utilities.cli import (
+    Parser,
+    add_run_flags,
+    non_negative_int,
+    positive_int,
+    prepare_device,
+    report_files,
+    run,
+)
 from utilities.files import atomic_write
 
 SPLITS = ("train", "val", "test")
@@ -73,36 +79,30 @@ def _range(values: Tensor) -> str:
 
 
 # --- command line ---------------------------------------------------------------------------------
-def parse_args(argv: Sequence[str] | None) -> tuple[Any, dict[str, Any]]:
-    """Our own flags, and the others as arguments of the data set."""
+def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Our own flags, and those given for the data set as its arguments."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--dataset", required=True, help="cifar10, cifar100, mitbih or a TUDataset such as MUTAG"
     )
+    group = parser.add_argument_group("of the data set, as in the trainings")
+    own = [
+        group.add_argument("--train_samples", type=positive_int, help="use only so many"),
+        group.add_argument("--source", help="of mitbih: kaggle, physionet or auto"),
+        group.add_argument("--split", help="of mitbih: random or inter_patient"),
+        group.add_argument("--fold", type=non_negative_int, help="of graphs: the one to test on"),
+        group.add_argument("--folds", type=positive_int, help="of graphs: their number"),
+        group.add_argument("--node_attributes", action="store_true", help="of graphs: use them"),
+    ]
+    for action in own:
+        action.default = argparse.SUPPRESS  # the class has the defaults, and not all take each
     add_run_flags(parser, SEED)
-    args, rest = parser.parse_known_args(argv)
-    data_args: dict[str, Any] = {} if args.seed == SEED else {"seed": args.seed}
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if not re.fullmatch(r"--[a-z_]+", flag):
-            parser.error(f"{flag!r}: no flag")
-        if not equals:
-            if not rest:
-                parser.error(f"{flag} lacks its value")
-            value = rest.pop(0)
-        data_args[flag[2:]] = _value(value)
-    return args, data_args
+    args = parser.parse_args(argv)
+    given = {action.dest for action in own} | ({"seed"} if args.seed != SEED else set())
+    return args, {name: value for name, value in vars(args).items() if name in given}
 
 
-def _value(text: str) -> Any:
-    """A number, True, False or None where it reads as one, else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
-
-
-def load(args: Any, data_args: dict[str, Any]) -> Dataset:
+def load(args: argparse.Namespace, data_args: dict[str, Any]) -> Dataset:
     """Load the data set.
 
     Raises:

@@ -1,29 +1,18 @@
-"""Bring files from the network and out of archives, whole or not at all.
+"""Bring files from the network, whole or not at all, and keep damaged ones aside.
 
 ``fetch`` takes https alone, checks the certificate and the SHA-256, and gives the file its name
-only when it is whole. ``unpack`` lets no member out of its folder and stops at a size. pooch's
-downloader (requests underneath) does the transfer; it has neither retries after a wrong hash nor
-a word about what to do by hand, so these are here.
+only when it is whole. pooch's downloader (requests underneath) does the transfer; it has neither
+retries after a wrong hash nor a word about what to do by hand, so these are here.
 """
 
 from __future__ import annotations
 
-import bz2
-import errno
-import gzip
-import io
-import lzma
 import os
-import stat
 import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import pooch
@@ -35,14 +24,12 @@ TIMEOUT = 30.0  # seconds without a byte after which a transfer counts as stalle
 PAUSES = (1.0, 3.0)  # seconds before the second and the third try
 CHUNK = 2**18  # bytes
 GIVEN_UP = (401, 403, 404, 410)  # answers that a second try doesn't change
-Wanted = Callable[[str], "str | None"]
 
 
-class RefusedError(ValueError):
-    """An archive that must not be unpacked; the message says why."""
+class _RefusedError(ValueError):
+    """What must not be taken; the message says why."""
 
 
-# --- files from the network -----------------------------------------------------------------------
 def fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
     """Download ``url`` to ``path`` unless it is there already.
 
@@ -72,7 +59,7 @@ def fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
     for pause in (*PAUSES, None):
         try:
             return _fetch_once(url, path, sha256, what)
-        except (requests.RequestException, RefusedError) as error:
+        except (requests.RequestException, _RefusedError) as error:
             answer = getattr(error, "response", None)
             if pause is None or (answer is not None and answer.status_code in GIVEN_UP):
                 raise _failure(url, path, what, error) from error
@@ -82,11 +69,13 @@ def fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
 
 def _refuse_http(url: str) -> None:
     if not url.lower().startswith("https://"):
-        raise RefusedError(f"{url}: only https is fetched; anyone on the way can change plain http")
+        raise _RefusedError(
+            f"{url}: only https is fetched; anyone on the way can change plain http"
+        )
 
 
 def _failure(url: str, path: Path, what: str, error: Exception) -> Exception:
-    if isinstance(error, RefusedError):
+    if isinstance(error, _RefusedError):
         return ValueError(f"{path}: {what} not downloaded: {error}")
     reason = " ".join(str(error).split())[:200]
     return FileNotFoundError(
@@ -107,7 +96,7 @@ def _fetch_once(url: str, path: Path, sha256: str | None, what: str) -> Path:
         )
         transfer(url, part, None)
         if sha256 is not None and (got := pooch.file_hash(str(part))) != sha256:
-            raise RefusedError(f"{url} has SHA-256 {got}, expected {sha256}")
+            raise _RefusedError(f"{url} has SHA-256 {got}, expected {sha256}")
     return path
 
 
@@ -145,6 +134,7 @@ class _Bar:
         """Nothing: the context closes the bar, also on an error."""
 
 
+# --- damaged files --------------------------------------------------------------------------------
 def check_hash(path: Path, sha256: str) -> None:
     """Set ``path`` aside if its SHA-256 isn't ``sha256`` (hexadecimal).
 
@@ -179,141 +169,3 @@ def set_aside(path: Path) -> Path:
             with suppress(FileNotFoundError):
                 path.rename(aside)
             return aside
-
-
-# --- files from archives --------------------------------------------------------------------------
-def unpack(archive: Path, folder: Path, wanted: Wanted, limit: int = 2**31) -> None:
-    """Unpack a zip or a tar, compressed or not, into a new ``folder``, all or none.
-
-    Args:
-        archive: the file.
-        folder: made here; where it is there already (another process), it stays as it is.
-        wanted: gives for a member's name its path below ``folder``, or None to leave it out.
-        limit: bytes that all may unpack to, counted while unpacking: headers can lie.
-
-    Raises:
-        FileNotFoundError: no such archive.
-        ValueError: damaged, too large, without a wanted file, or with a member that is a link or
-            a device or would lie outside ``folder``.
-        OSError: ``folder`` can't be written.
-    """
-    if not archive.is_file():
-        raise FileNotFoundError(f"{archive}: no such archive")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack", dir=folder.parent) as part:
-        whole = Path(part) / "whole"
-        whole.mkdir()
-        try:
-            _unpack(archive, whole, wanted, limit)
-        except RefusedError as error:
-            raise ValueError(f"{archive}: {error}; nothing was unpacked") from error
-        except Exception as error:  # the readers of archives raise nearly anything
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(f"{archive}: damaged ({reason}); remove it") from error
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-
-
-def _unpack(archive: Path, whole: Path, wanted: Wanted, limit: int) -> None:
-    left, found = limit, False
-    reader = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-    for name, size, source in reader(archive, whole, limit):
-        _refuse_outside(name)
-        target = wanted(name)
-        if target is None:
-            continue
-        _refuse_outside(target)
-        left -= max(_copy(source, whole / target, min(left, size)), 512)  # empty files count too
-        found = True
-        if left < 0:
-            raise RefusedError(f"unpacks to more than {limit:,} bytes")
-    if not found:
-        raise RefusedError("holds none of the files looked for")
-
-
-def _refuse_outside(name: str) -> None:
-    """Refuse what leaves the folder on any system: Windows' separators and drives as well."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name or not path.parts:
-        raise RefusedError(f"has a member outside the folder, {name[:100]!r}")
-
-
-def _copy(source: IO[bytes], target: Path, most: int) -> int:
-    """Copy and sync; stop just past ``most`` bytes. Returns the bytes written."""
-    if target.exists():
-        raise RefusedError(f"holds {target.name} twice")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with target.open("wb") as file:
-        while count <= most and (chunk := source.read(CHUNK)):
-            count += file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if count > most:
-        raise RefusedError(f"{target.name} unpacks to more than {most:,} bytes")
-    return count
-
-
-Members = Iterator[tuple[str, int, IO[bytes]]]  # name, bytes declared, content
-
-
-def _zip_members(archive: Path, whole: Path, limit: int) -> Members:
-    with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise RefusedError(f"has a link or a device, {member.filename[:100]!r}")
-            _refuse_outside(member.filename)
-            if not member.is_dir():
-                with file.open(member) as source:
-                    yield member.filename, member.file_size, source
-
-
-def _tar_members(archive: Path, whole: Path, limit: int) -> Members:
-    check = getattr(tarfile, "data_filter", None)  # not in the first releases of Python 3.10
-    with _decompress(archive) as stream:
-        counted: Any = _Counted(stream, limit)
-        with tarfile.open(fileobj=counted, mode="r:") as file:
-            for member in file:
-                if not (member.isreg() or member.isdir()):
-                    raise RefusedError(f"has a link or a device, {member.name[:100]!r}")
-                _refuse_outside(member.name)
-                if check is not None:
-                    check(member, str(whole))
-                source = file.extractfile(member)
-                if source is not None:
-                    yield member.name, member.size, source
-
-
-def _decompress(archive: Path) -> Any:
-    with archive.open("rb") as file:
-        head = file.read(6)
-    for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
-        if head.startswith(magic):
-            return opener(archive, "rb")  # type: ignore[operator]
-    return archive.open("rb")
-
-
-class _Counted(io.RawIOBase):
-    """A stream that stops where it has given too much, also for members that nobody wants."""
-
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
-        self.stream, self.limit = stream, limit
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= 2**26:  # tarfile asks for more than this only for a false header
-            raise RefusedError("has a header that is too long")
-        return self.stream.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        if whence == 0 and offset > self.limit + 2**20:
-            raise RefusedError(f"unpacks to more than {self.limit:,} bytes")
-        return self.stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.stream.tell()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from DatasetClass.batches import Dataset
 
@@ -14,7 +14,7 @@ class Facts:
     Attributes:
         source: paper and address.
         licence: as the source states it.
-        classes: names by label; empty for "class 0" and so on.
+        classes: names by label; empty where the data set's class says them, or nobody.
         nodes: names of the node labels of a graph set.
         rate: samples a second of a signal, in Hz.
     """
@@ -40,7 +40,6 @@ FACTS = {
     "mitbih": Facts(
         "Moody & Mark 2001, physionet.org/content/mitdb/1.0.0; beats as Kachuee et al. 2018",
         "Open Data Commons Attribution License 1.0",
-        classes=("N normal", "S supraventricular", "V ventricular", "F fusion", "Q unknown, paced"),
         rate=125,
     ),
     "MUTAG": Facts(
@@ -58,15 +57,10 @@ FACTS = {
 
 
 def facts_of(dataset: Dataset) -> Facts:
-    """The facts of a data set; what its class says in attributes of these names comes first."""
+    """The facts of a data set.
+
+    Its classes are named by its class, or else here, or else by numbers.
+    """
     known = FACTS.get(dataset.name, Facts(_TUD[0], f"{_TUD[1]} the paper"))
-    names = tuple(getattr(dataset, "class_names", ()) or known.classes)
-    if len(names) != dataset.num_classes:
-        names = tuple(f"class {label}" for label in range(dataset.num_classes))
-    return Facts(
-        known.source,
-        getattr(dataset, "licence", known.licence),
-        names,
-        known.nodes,
-        known.rate,
-    )
+    numbers = tuple(f"class {label}" for label in range(dataset.num_classes))
+    return replace(known, classes=getattr(dataset, "class_names", known.classes) or numbers)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.cache import Arrays, cached
+from DatasetClass.arrays import Arrays
+from DatasetClass.cache import cached
 from DatasetClass.heartbeats import CLASSES, LENGTH, Beats
 from DatasetClass.physionet import fingerprint
 from DatasetClass.progress import progress
@@ -24,6 +25,7 @@ PARTS = ("train", "test")
 COLUMNS = LENGTH + 1
 BLOCK = 2048  # rows
 ROW = 64 * COLUMNS  # bytes that a row may have; Kaggle's have about 25 a cell
+SHORTEST = 2 * COLUMNS - 1  # bytes of a row of digits
 LARGEST = float(np.finfo(np.float32).max)
 VERSION = 1  # of the reading
 
@@ -68,8 +70,9 @@ def read_kaggle(path: Path) -> Beats:
     count = _count_rows(path)
     if count == 0:
         raise ValueError(f"{path}: empty")
-    beats = np.empty((count, LENGTH), dtype=np.float32)
-    labels = np.empty(count, dtype=np.int64)
+    most = min(count, path.stat().st_size // SHORTEST)  # more can't be good: line ends are cheap
+    beats = np.empty((most, LENGTH), dtype=np.float32)
+    labels = np.empty(most, dtype=np.int64)
     blocks, done = -(-count // BLOCK), 0
     for lines in progress(_blocks(path), f"reading {count:,} beats of {path}, once", blocks):
         table = _parse(lines)
@@ -142,6 +145,12 @@ def _problem(cell: str, label: bool) -> str:
     return f"{cell[:40]!a} is no plain number" if "_" in cell else ""
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise FileExistsError if ``path`` is there."""
+    if path.exists():
+        raise FileExistsError(f"{path}: is there already, perhaps Kaggle's own; move it first")
+
+
 def write_kaggle(path: Path, beats: np.ndarray, labels: np.ndarray) -> None:
     """Write one file, whole or not at all; reading it gives the same bits.
 
@@ -154,8 +163,7 @@ def write_kaggle(path: Path, beats: np.ndarray, labels: np.ndarray) -> None:
         FileExistsError: it is there: it may be Kaggle's own.
         OSError: it can't be written.
     """
-    if path.exists():
-        raise FileExistsError(f"{path}: is there already, perhaps Kaggle's own; move it first")
+    refuse_existing(path)
     starts = range(0, len(beats), BLOCK)
     with atomic_write(path) as part, part.open("w", newline="\n") as file:
         for start in progress(starts, f"writing {len(beats):,} beats to {path}", len(starts)):

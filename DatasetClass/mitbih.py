@@ -20,7 +20,7 @@ from torch import Tensor
 from DatasetClass.batches import Batch, Dataset, stratified_split
 from DatasetClass.heartbeat_splits import SHARES, inter_patient_split, of_patients, random_split
 from DatasetClass.heartbeats import CLASSES, LENGTH, RATE
-from DatasetClass.kaggle import PARTS, kaggle_files, read_both, write_kaggle
+from DatasetClass.kaggle import PARTS, kaggle_files, read_both, refuse_existing, write_kaggle
 from DatasetClass.physionet import read_physionet
 
 SOURCES = ("auto", "kaggle", "physionet")
@@ -128,7 +128,7 @@ def _from_kaggle(data_dir: Path, seed: int) -> tuple[Tensor, Tensor, Splits]:
     """Both files in one, their own test set kept."""
     arrays = read_both(data_dir)
     beats = torch.from_numpy(np.concatenate([arrays[f"{part}_beats"] for part in PARTS]))
-    labels = torch.from_numpy(np.concatenate([arrays[f"{part}_labels"] for part in PARTS]))
+    labels = _labels(np.concatenate([arrays[f"{part}_labels"] for part in PARTS]), data_dir)
     train = len(arrays["train_labels"])
     splits = stratified_split(labels[:train], SHARES, seed)
     return beats, labels, {**splits, "test": torch.arange(train, len(labels))}
@@ -137,14 +137,20 @@ def _from_kaggle(data_dir: Path, seed: int) -> tuple[Tensor, Tensor, Splits]:
 def _from_physionet(data_dir: Path, seed: int, split: str) -> tuple[Tensor, Tensor, Tensor, Splits]:
     """Beats, labels and records, copied out of the mapped files, and the splits."""
     arrays = read_physionet(data_dir)
-    beats, labels, records = (
-        torch.from_numpy(np.array(arrays[name])) for name in ("beats", "labels", "records")
-    )
+    beats, records = (torch.from_numpy(np.array(arrays[name])) for name in ("beats", "records"))
+    labels = _labels(np.array(arrays["labels"]), data_dir)
     if split == "random":
         return beats, labels, records, random_split(labels, seed)
     used = of_patients(records)
     records = records[used]
     return beats[used], labels[used], records, inter_patient_split(records)
+
+
+def _labels(labels: np.ndarray, data_dir: Path) -> Tensor:
+    """Refuse labels that can only come from a cache that was damaged after it was made."""
+    if labels.min() < 0 or labels.max() >= len(CLASSES):
+        raise ValueError(f"{data_dir / 'cache'}: damaged, a label out of range; remove it")
+    return torch.from_numpy(labels)
 
 
 def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
@@ -165,10 +171,12 @@ def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
         FileExistsError: a file is there already.
         FileNotFoundError, ValueError: the records can't be had or are damaged.
     """
+    files = kaggle_files(folder)
+    for path in files:
+        refuse_existing(path)
     arrays = read_physionet(data_dir)
     splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
     training = torch.cat([splits["train"], splits["val"]]).sort().values
-    files = kaggle_files(folder)
     for path, part in zip(files, (training, splits["test"]), strict=True):
         write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
     return files

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.cache import Arrays, cached
+from DatasetClass.arrays import Arrays
+from DatasetClass.cache import cached
 from DatasetClass.progress import progress
 
 URL = "https://physionet.org/files/mitdb/1.0.0/"
@@ -118,14 +119,15 @@ def _cut(folder: Path, names: list[str]) -> Arrays:
 
 
 def _verify(folder: Path, names: list[str]) -> None:
-    """Compare the hashes of the records' files where the folder has the list of them."""
-    from DatasetClass.download import check_hash
+    """Compare the hashes of RECORDS and the records' files where the folder has their list."""
+    from DatasetClass.download import check_hash, fetch
 
     if not (folder / SUMS).is_file():
+        print(f"{folder}: no {SUMS}, so the records' hashes aren't compared")
         return
-    check_hash(folder / SUMS, SUMS_SHA256)
+    fetch(URL + SUMS, folder / SUMS, SUMS_SHA256, "MIT-BIH's checksums")  # only if it is damaged
     sums = read_sums(folder / SUMS)
-    for file in [f"{name}{suffix}" for name in names for suffix in SUFFIXES]:
+    for file in ["RECORDS", *(f"{name}{suffix}" for name in names for suffix in SUFFIXES)]:
         if file not in sums:
             raise ValueError(f"{folder / file}: not in {SUMS}; MIT-BIH has no such record")
         try:

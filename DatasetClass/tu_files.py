@@ -57,13 +57,12 @@ def read_graphs(raw: Path, name: str) -> Graphs:
 
 
 def _refuse_missing(path: dict[str, Path], name: str) -> None:
-    if not path["graph_labels"].is_file():
-        other = path["graph_labels"].with_name(f"{name}_graph_attributes.txt")
-        why = "a regression set" if other.is_file() else "no such file"
+    labels = path["graph_labels"]
+    if not labels.is_file() and labels.with_name(f"{name}_graph_attributes.txt").is_file():
         raise FileNotFoundError(
-            f"{path['graph_labels']}: {why}; {name} can't be classified without graph labels"
+            f"{labels}: a regression set; {name} can't be classified without graph labels"
         )
-    for part in ("A", "graph_indicator"):
+    for part in ("graph_labels", "A", "graph_indicator"):
         if not path[part].is_file():
             raise FileNotFoundError(
                 f"{path[part]}: no such file; remove the folder, and the set is fetched again"

@@ -107,7 +107,7 @@ def checkpoint_reader() -> Reader:
 
 
 def npy_reader() -> Reader:
-    from DatasetClass.cache import read_npy
+    from DatasetClass.arrays import read_npy
 
     arrays = [np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((2, 3), order="F")]
     arrays += [np.array(5), np.empty((0, 4), np.uint8)]
@@ -116,7 +116,7 @@ def npy_reader() -> Reader:
 
 
 def npz_reader() -> Reader:
-    from DatasetClass.cache import read_npz
+    from DatasetClass.arrays import read_npz
 
     arrays: dict[str, Any] = {"x": np.arange(12, dtype=np.float32), "y": np.ones((2, 3), order="F")}
     saves = (np.savez, np.savez_compressed)
@@ -135,7 +135,7 @@ def kaggle_reader() -> Reader:
 
 def batch_reader() -> Reader:
     """CIFAR's official batches are pickles; the MD5 that stands before this reader is left out."""
-    from DatasetClass.cifar_files import parse_batch
+    from DatasetClass.cifar_batches import parse_batch
 
     # One image of label 3, as Python 2 pickled it: its text, its name of numpy's function.
     content = (

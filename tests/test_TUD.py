@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import stat
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_tudataset, run_script
+from conftest import make_tudataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import DatasetClass
 from DatasetClass.TUD import split, stratified_folds
+from trainings.my_train_GCN import main
+from utilities.cli import run
 
 
 def test_graphs_without_labels_get_degrees_and_edgeless_ones_work(data_dir: Path) -> None:
@@ -171,23 +174,30 @@ def test_archives_that_climb_out_or_burst_are_refused(tmp_path: Path, monkeypatc
         folder = tmp_path / str(number)
         folder.mkdir()
         put_archive(folder, members)
-        with pytest.raises(ValueError, match=r"OWN\.zip"):
+        with pytest.raises(ValueError, match=r"OWN\.zip: .*kept as OWN\.zip\.damaged"):
             DatasetClass.load("OWN", folder)
         assert [p.name for p in folder.rglob("*.txt")] == []
         assert not (folder / "TUDataset" / "OWN" / "raw").exists()
+        assert (folder / "TUDataset" / "OWN.zip.damaged").is_file()
+        assert not (folder / "TUDataset" / "OWN.zip").exists()
     assert [p.name for p in tmp_path.glob("*.txt")] == []
 
 
-def test_damage_is_one_line_and_exit_code_2(tmp_path: Path, data_dir: Path) -> None:
+def test_damage_is_one_line_and_exit_code_2(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(data_dir / "TUDataset", tmp_path / "TUDataset")
     path = tmp_path / "TUDataset" / "TINY" / "raw" / "TINY_A.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:8], "7, oh", *lines[9:]]))
-    flags = ("--dataset", "TINY", "--data_dir", tmp_path, "--out_dir", tmp_path / "out")
-    done = run_script("trainings/my_train_GCN.py", *flags)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert f"{path}: row 9: '7, oh' is not a row of numbers" in done.stderr
+    folders = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["my_train_GCN.py", "--dataset", "TINY", *folders])
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert f"{path}: row 9: '7, oh' is not a row of numbers" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from torchvision import transforms
 import DatasetClass
 from DatasetClass.cifar import MEAN, STD, Cifar
 from DatasetClass.cifar_files import with_statistics
-from trainings.my_train_cifar import parse_args
+from trainings.my_train_cifar import main, parse_args
 from utilities import checkpoint
+from utilities.cli import run
 
 BLACK = (-torch.tensor(MEAN) / torch.tensor(STD))[:, None, None]
 
@@ -166,13 +168,19 @@ def test_bad_flags_end_in_one_line(flags, message: str, capsys: pytest.CaptureFi
     assert message in capsys.readouterr().err
 
 
-def test_a_damaged_file_ends_in_one_line(data_dir: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_ends_in_one_line(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     path = tmp_path / "cifar10.npz"
     shutil.copy(data_dir / "cifar10.npz", path)
     path.write_bytes(path.read_bytes()[:50_000])
-    done = run_script("trainings/my_train_cifar.py", "--data_dir", tmp_path, "--out_dir", tmp_path)
-    assert done.returncode == 2
-    assert str(path) in done.stderr and done.stderr.count("\n") == 1
+    folders = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["my_train_cifar.py", *folders])
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert str(path) in error and error.count("\n") == 1
 
 
 @pytest.mark.real

@@ -21,7 +21,8 @@ from torchvision import datasets
 
 import DatasetClass
 import DatasetClass.cifar_files as files
-from DatasetClass.cifar_files import parse_batch, read
+from DatasetClass.cifar_batches import CLASSES, LABELS, parse_batch
+from DatasetClass.cifar_files import read
 
 OFFICIAL = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 
@@ -50,8 +51,8 @@ def batch_bytes(name: str, count: int, seed: int = 0) -> tuple[bytes, np.ndarray
     """An official batch with its images, one plane a channel, and its labels."""
     rng = np.random.default_rng(seed)
     planes = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
-    labels = (np.arange(count) % files.CLASSES[name]).tolist()
-    content = {b"batch_label": b"one", files.LABELS[name]: labels, b"data": planes}
+    labels = (np.arange(count) % CLASSES[name]).tolist()
+    content = {b"batch_label": b"one", LABELS[name]: labels, b"data": planes}
     return b"\x80\x02" + old_pickle(content) + b".", planes, labels
 
 
@@ -78,7 +79,7 @@ class Official:
         self.name, self.folder, self.patch = name, folder, monkeypatch
         self.source = OFFICIAL[name]
         self.names = [file for file, _ in self.source.train_list + self.source.test_list]
-        self.samples = [10 * files.CLASSES[name] + i for i in range(len(self.names))]
+        self.samples = [10 * CLASSES[name] + i for i in range(len(self.names))]
         self.content = {
             file: batch_bytes(name, self.samples[i], seed=i)[0] for i, file in enumerate(self.names)
         }
@@ -134,7 +135,7 @@ def test_an_archive_is_read_once_and_cached(official: Official) -> None:
     assert np.array_equal(arrays["x_train"][: len(expected)], expected)
     assert arrays["y_train"][: len(labels)].tolist() == labels.tolist()
     archive.unlink()  # from now on the cache is enough
-    assert [path.name for path in official.folder.iterdir()] == [f"{official.name}_cache"]
+    assert [path.name for path in official.folder.iterdir()] == ["cache"]
     again = read(official.name, official.folder)
     assert all(np.array_equal(arrays[key], again[key]) for key in files.KEYS)
     dataset = DatasetClass.load(official.name, official.folder)
@@ -234,7 +235,7 @@ def arrays_of(name: str) -> dict[str, np.ndarray]:
     arrays = {}
     for part, count in (("train", 20), ("test", 10)):
         arrays[f"x_{part}"] = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        arrays[f"y_{part}"] = np.arange(count) % files.CLASSES[name]
+        arrays[f"y_{part}"] = np.arange(count) % CLASSES[name]
     return arrays
 
 

@@ -16,15 +16,11 @@ from matplotlib.image import imread
 import DatasetClass
 from DatasetClass.__main__ import main
 from DatasetClass.describe import counts
-from DatasetClass.facts import facts_of
+from DatasetClass.facts import FACTS, facts_of
+from DatasetClass.mitbih import MitBih
 from DatasetClass.pictures import _label_columns, choose, layout
 from utilities.cli import run
 from utilities.files import ROOT
-
-
-def describe(*flags: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "DatasetClass", "describe", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -41,22 +37,30 @@ def table(out: str) -> dict[str, list[str]]:
         ("TINY", {"class 0": ["14", "2", "4", "20"]}, "none stated"),
     ],
 )
-def test_a_data_set_is_described_and_drawn(name, rows, licence, data_dir, tmp_path) -> None:
-    done = describe("--dataset", name, "--data_dir", data_dir, "--out_dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    printed = table(done.stdout)
+def test_a_data_set_is_described_and_drawn(name, rows, licence, data_dir, tmp_path, capsys) -> None:
+    main(["describe", "--dataset", name, "--data_dir", str(data_dir), "--out_dir", str(tmp_path)])
+    out = capsys.readouterr().out
+    printed = table(out)
     dataset = DatasetClass.load(name, data_dir)
     assert len(printed) == dataset.num_classes + 1
     assert printed["all"][-1] == str(len(dataset.labels))
     for label, row in rows.items():
         assert printed[label] == row
-    assert f"licence  {licence}" in done.stdout
+    assert f"licence  {licence}" in out
     picture = tmp_path / "plots" / f"data_{name}.png"
-    assert str(picture) in done.stdout
+    assert str(picture) in out
     assert list(picture.parent.iterdir()) == [picture]
     pixels = imread(picture)[..., :3]
     assert pixels.shape[0] > 300 and pixels.shape[1] > 300
     assert pixels.std() > 0.05  # not blank
+
+
+def test_the_printed_command_works(data_dir, tmp_path) -> None:
+    folders = ["--data_dir", str(data_dir), "--out_dir", str(tmp_path)]
+    command = [sys.executable, "-m", "DatasetClass", "describe", "--dataset", "cifar10", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"files written:\n  {tmp_path / 'plots' / 'data_cifar10.png'}\n")
 
 
 def test_flags_of_the_data_set_reach_it_and_name_the_picture(data_dir, tmp_path, capsys) -> None:
@@ -69,9 +73,13 @@ def test_flags_of_the_data_set_reach_it_and_name_the_picture(data_dir, tmp_path,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--dataset", "cifar10", "--colour", "red"), "--colour: cifar10 takes no such flag"),
-        (("--dataset", "cifar10", "--colour"), "--colour lacks its value"),
-        (("--dataset", "cifar10", "red"), "'red': no flag"),
+        (("--dataset", "cifar10", "--fold", "1"), "--fold: cifar10 takes no such flag"),
+        (("--dataset", "cifar10", "--colour", "red"), "unrecognized arguments: --colour red"),
+        (("--dataset", "TINY", "--train_samples", "-5"), "--train_samples: '-5' is not"),
+        (("--dataset", "TINY", "--train_samples", "many"), "--train_samples: 'many' is not"),
+        (("--dataset", "TINY", "--fold", "1.5"), "--fold: '1.5' is not"),
+        (("--dataset", "TINY", "--fold", "10"), "--fold 10: with --folds 10 it goes from 0 to 9"),
+        (("--dataset", "mitbih", "--source", "nowhere"), "source 'nowhere'"),
         (("--dataset", "../up"), "not a name of TUDataset"),
         ((), "--dataset"),
     ],
@@ -106,13 +114,13 @@ def test_counts_add_up_to_the_labels(data_dir: Path) -> None:
     assert together.tolist() == dataset.labels.bincount().tolist()
 
 
-def test_names_of_classes_fit_or_are_replaced(data_dir: Path) -> None:
-    dataset = DatasetClass.load("MUTAG", data_dir)
-    assert facts_of(dataset).classes == ("not mutagenic", "mutagenic")
-    dataset.class_names = ("a", "b")
-    assert facts_of(dataset).classes == ("a", "b")
-    dataset.class_names = ("a", "b", "c")
-    assert facts_of(dataset).classes == ("class 0", "class 1")
+@pytest.mark.parametrize("name", FACTS)
+def test_a_name_for_each_class(name: str) -> None:
+    classes = {"cifar10": 10, "cifar100": 100, "mitbih": 5, "MUTAG": 2, "PROTEINS": 2}[name]
+    dataset = MitBih if name == "mitbih" else SimpleNamespace(name=name, num_classes=classes)
+    names = facts_of(dataset).classes
+    assert len(set(names)) == classes
+    assert (names[0] == "class 0") == (name == "cifar100")
 
 
 def test_chosen_samples_are_training_samples_of_the_class(data_dir: Path) -> None:

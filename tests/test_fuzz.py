@@ -37,7 +37,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(name: str, tmp_path: Path
 
 
 def test_damaged_surfaces_crash_nothing() -> None:
-    result = fuzz(Job("h5", files=100, seed=int(time.time()), patience=10))
+    result = fuzz(Job("h5", files=100, seed=0, patience=10))
     assert set(result.outcomes) <= set(ALLOWED), result.notes
     assert result.outcomes.total() == 100
     assert result.megabytes < 100

@@ -162,6 +162,18 @@ def test_the_second_start_cuts_nothing(record: Path, monkeypatch: pytest.MonkeyP
         read_physionet(record.parents[1])
 
 
+@pytest.mark.parametrize("label", [-1, 5, 2**60])
+def test_a_cache_with_an_impossible_label_is_named(label: int, record: Path) -> None:
+    folder = record.parents[1]
+    DatasetClass.load("mitbih", folder)
+    cache = next((folder / "cache").rglob("labels.npy"))
+    np.load(cache, mmap_mode="r+")[0] = label
+    with pytest.raises(ValueError, match=r"cache: damaged, a label out of range; remove it"):
+        DatasetClass.load("mitbih", folder)
+    shutil.rmtree(folder / "cache")
+    DatasetClass.load("mitbih", folder)
+
+
 class Server:
     """PhysioNet with the record of the fixture in place of 48."""
 
@@ -221,6 +233,34 @@ def test_a_damaged_download_is_kept_aside_and_replaced(server: Server, tmp_path:
     read_physionet(tmp_path)
     assert server.asked == ["100.dat"]
     assert data.read_bytes() == server.files["100.dat"]
+
+
+def test_a_cut_list_of_records_is_not_taken_for_whole(server: Server, tmp_path: Path) -> None:
+    read_physionet(tmp_path)
+    records = tmp_path / "mitdb" / "RECORDS"
+    records.write_text("100")  # as if the line after it were lost
+    with pytest.raises(ValueError, match=r"RECORDS: wrong SHA-256.*next start downloads it"):
+        read_physionet(tmp_path)
+    server.asked = []
+    read_physionet(tmp_path)
+    assert server.asked == ["RECORDS"]
+    assert records.read_bytes() == server.files["RECORDS"]
+
+
+def test_damaged_checksums_are_brought_anew_and_missing_ones_spoken_of(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_physionet(tmp_path)
+    sums = tmp_path / "mitdb" / "SHA256SUMS.txt"
+    sums.write_text("")
+    shutil.rmtree(tmp_path / "cache")
+    read_physionet(tmp_path)
+    assert sums.read_bytes() == server.files["SHA256SUMS.txt"]
+    assert "aren't compared" not in capsys.readouterr().out
+    sums.unlink()
+    shutil.rmtree(tmp_path / "cache")
+    read_physionet(tmp_path)
+    assert "no SHA256SUMS.txt, so the records' hashes aren't compared" in capsys.readouterr().out
 
 
 # --- Kaggle's layout ------------------------------------------------------------------------------
@@ -344,6 +384,25 @@ def test_reading_takes_the_beats_and_one_block(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < beats.nbytes + 20 * 100 * len(row) < path.stat().st_size
+
+
+def test_line_ends_alone_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "mitbih_train.csv"
+    path.write_bytes(b"\n" * 10**6)  # as rows they would be 756 MB
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="row 1: 1 columns"):
+        read_kaggle(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_an_export_over_one_file_writes_none(record: Path, tmp_path: Path) -> None:
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "mitbih_test.csv").write_text("Kaggle's")
+    with pytest.raises(FileExistsError, match=r"mitbih_test\.csv: is there already"):
+        export.main(["--data_dir", str(record.parents[1]), "--folder", str(tmp_path / "csv")])
+    assert [path.name for path in (tmp_path / "csv").iterdir()] == ["mitbih_test.csv"]
 
 
 def test_exported_files_serve_like_the_records(record: Path, tmp_path: Path) -> None:

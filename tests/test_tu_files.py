@@ -74,7 +74,7 @@ def test_labels_and_attributes_may_be_absent_and_lines_end_in_any_way(tmp_path: 
         ("graph_labels", "1\n1\n", "row 5: graph 4 of 1 to 2"),
         ("graph_labels", "", "empty"),
         ("graph_labels", "1\nb\n", "row 2: 'b'"),
-        ("graph_labels", None, "no such file; T can't be classified without graph labels"),
+        ("graph_labels", None, "no such file; remove the folder"),
         ("graph_indicator", None, "no such file"),
         ("node_labels", "1\n2\n", "2 rows for 5 nodes"),
         ("node_labels", "1\n1\n1\n1\n1000000000\n", "row 5: labels spread over more than"),
