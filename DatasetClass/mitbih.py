@@ -54,7 +54,6 @@ class MitBih(Dataset):
 
     name = "mitbih"
     num_classes = len(CLASSES)
-    class_names = CLASSES
     class_names = (
         "N normal",
         "S supraventricular",
