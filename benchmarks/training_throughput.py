@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -136,6 +137,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # lest it say that there is no GPU
+    gc.collect()
     with torch.profiler.profile(profile_memory=True) as profiler:
         call()
     events = profiler.profiler.kineto_results.events()

@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data
 
 import models
 from models.smooth_crossentropy import smooth_crossentropy
+from models.transformer.dropout import Dropout, keep_mask
 from models.transformer.encoder import MultiHeadAttention, sinusoidal_positions
 
 
@@ -69,6 +70,74 @@ def test_attention_is_torchs() -> None:
     theirs.out_proj.load_state_dict(ours.output.state_dict())
     x = torch.randn(2, 9, 16)
     torch.testing.assert_close(ours(x), theirs(x, x, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_attention_weights_are_dropped_only_where_asked_for() -> None:
+    x = torch.randn(2, 9, 16)
+    for dropout, same in ((0.0, True), (0.5, False)):
+        attention = MultiHeadAttention(16, 4, dropout).train()
+        assert torch.equal(attention(x), attention(x)) is same
+        attention.eval()
+        assert torch.equal(attention(x), attention(x))
+
+
+def test_attention_in_bf16_keeps_the_kernel_of_fp32() -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(16, 4, 0.0)
+    x = torch.randn(2, 9, 16)
+    with torch.autocast("cpu", torch.bfloat16), torch.profiler.profile() as profiler:
+        half = attention(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), attention(x), rtol=0.03, atol=0.01)
+    kernel = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert kernel in {event.key for event in profiler.key_averages()}
+    whole = attention.bfloat16()(x.bfloat16())  # without autocast
+    torch.testing.assert_close(whole, half, rtol=0.03, atol=0.02)
+
+
+def test_a_transformer_of_before_attention_dropout_still_builds() -> None:
+    old = {"length": 187, "num_classes": 5, "dim": 8, "heads": 2, "layers": 1, "feedforward": 8}
+    model = models.build("mitbih", **old, patch=4, dropout=0.1)
+    assert [layer.attention.dropout for layer in model.layers] == [0.0]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9999, 1.0])
+def test_dropout_keeps_the_mean_and_drops_as_often_as_it_says(p: float) -> None:
+    torch.manual_seed(0)
+    count = 1_000_001  # not a multiple of the four that one random number serves
+    mask = keep_mask(count, p)
+    assert mask.shape == (count,)
+    deviation = math.sqrt(p * (1 - p) / count)
+    assert float((mask == 0).float().mean()) == pytest.approx(p, abs=5 * deviation + 1e-5)
+    if p < 1:
+        kept = 1 / (1 - round(p * 65_536) / 65_536)
+        scaled = mask[mask != 0]
+        torch.testing.assert_close(scaled, torch.full_like(scaled, kept))
+        assert float(mask.mean()) == pytest.approx(1, abs=5 * deviation / (1 - p) + 1e-5)
+
+
+def test_dropout_masks_are_independent_of_their_neighbours() -> None:
+    torch.manual_seed(0)
+    dropped = (keep_mask(4_000_000, 0.3) == 0).double() - 0.3
+    for lag in (1, 2, 3, 4, 64):
+        correlation = float((dropped[:-lag] * dropped[lag:]).mean()) / 0.21
+        assert abs(correlation) < 5 / math.sqrt(4_000_000)
+
+
+def test_dropout_passes_on_gradients_and_is_off_in_eval_mode() -> None:
+    torch.manual_seed(0)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        x = torch.randn(3, 5, 7, dtype=dtype, requires_grad=True)
+        layer = Dropout(0.4)
+        y = layer(x)
+        assert y.dtype == dtype
+        y.sum().backward()
+        torch.testing.assert_close(x.grad * x.detach(), y.detach())
+        assert layer.eval()(x) is x or torch.equal(layer(x), x)
+    generator = torch.get_rng_state()
+    first = layer.train()(x)
+    torch.set_rng_state(generator)
+    assert torch.equal(layer(x), first)  # a resumed run draws the same masks
 
 
 def test_gcn_reads_each_graph_alone() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -36,7 +35,7 @@ def resolve(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if "bf16" in fast else "fp32"
     if name in DTYPES and name not in fast:
-        warnings.warn(f"--precision {name} is slower than fp32 on this {device.type}", stacklevel=2)
+        print(f"note: --precision {name} is slower than fp32 on this {device.type}, see --help")
     return name
 
 

@@ -1,0 +1,152 @@
+"""What each precision and each kernel choice does to a training, and how auto chooses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+
+import DatasetClass
+import models
+from models.smooth_crossentropy import smooth_crossentropy
+from trainings import my_train_cifar, my_train_mitbih
+from trainings.fit import train_epoch
+from trainings.options import start
+from trainings.state import TrainingState
+from utilities import checkpoint
+from utilities.precision import autocast, fast_dtypes, make_scaler, resolve
+
+CPU = torch.device("cpu")
+AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}
+MACHINES = [
+    (AVX2, set()),
+    ({**AVX2, "avx512_f": True}, set()),
+    ({**AVX2, "avx512_f": True, "avx512_bf16": True}, {"bf16"}),
+    ({**AVX2, "amx_bf16": True, "amx_fp16": True}, {"bf16", "fp16"}),
+    ({"architecture": "aarch64"}, set()),
+]
+
+
+@pytest.mark.parametrize(("found", "fast"), MACHINES)
+def test_auto_goes_by_what_the_processor_has(
+    found: dict, fast: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert fast_dtypes(CPU) == fast
+    assert resolve("auto", CPU) == ("bf16" if "bf16" in fast else "fp32")
+    assert resolve("fp32", CPU) == "fp32"
+    assert "".join(capsys.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    ("capability", "fast"), [((9, 0), {"fp16", "bf16"}), ((7, 5), {"fp16"}), ((6, 1), set())]
+)
+def test_auto_goes_by_what_the_gpu_has(
+    capability: tuple[int, int], fast: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert fast_dtypes(torch.device("cuda", 0)) == fast
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_a_slow_precision_is_used_and_warned_of_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: AVX2)
+    assert resolve(name, CPU) == name
+    lines = "".join(capsys.readouterr()).splitlines()
+    assert lines == [f"note: --precision {name} is slower than fp32 on this cpu, see --help"]
+
+
+def test_fp32_is_no_autocast_and_only_fp16_scales() -> None:
+    with autocast("fp32", CPU):
+        assert not torch.is_autocast_enabled("cpu")
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with autocast(name, CPU):
+            assert torch.get_autocast_dtype("cpu") == dtype
+    assert [make_scaler(n, CPU).is_enabled() for n in ("fp32", "bf16", "fp16")] == [False] * 2 + [
+        True
+    ]
+
+
+def tiny_state(data_dir: Path, *flags: str) -> TrainingState:
+    """Training of the smallest WRN with SAM; the same weights and data for the same flags."""
+    own = (*SMALL["cifar"], "--optimizer=SAM", "--batch_size=20", f"--data_dir={data_dir}", *flags)
+    args = my_train_cifar.parse_args([str(flag) for flag in own])
+    ranks = start(args)
+    dataset = DatasetClass.load("cifar10", data_dir, batch_size=args.batch_size)
+    model = models.build("cifar", depth=args.depth, width_factor=args.width_factor)
+    return TrainingState(args, dataset, model, ranks)
+
+
+def losses(state: TrainingState) -> torch.Tensor:
+    """The loss of each step of an epoch, (steps,)."""
+    loss = partial(smooth_crossentropy, smoothing=state.args.label_smoothing)
+    train_epoch(state, loss, lambda: None)
+    return torch.stack(state.total.losses) / state.args.batch_size
+
+
+def test_losses_in_half_precision_stay_near_those_of_fp32(data_dir: Path) -> None:
+    torch.manual_seed(0)
+    exact = losses(tiny_state(data_dir, "--precision=fp32"))
+    assert exact[-1] < exact[0]  # it learns: nothing is compared with a standstill
+    # 8 and 11 bits of significand; the steps let a rounding grow.
+    for name, bound in (("bf16", 0.02), ("fp16", 0.004)):
+        state = tiny_state(data_dir, f"--precision={name}")
+        other = losses(state)
+        assert float((other - exact).abs().max()) < bound
+        assert not torch.equal(other, exact)
+        assert all(p.dtype == torch.float32 for p in state.model.parameters())
+        assert state.optimizer.skipped == 0
+
+
+def test_an_overflow_in_fp16_leaves_the_weights_and_halves_the_scale(data_dir: Path) -> None:
+    state = tiny_state(data_dir, "--precision=fp16")
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # every gradient overflows
+    before = copy.deepcopy(state.model.state_dict())
+    steps = len(state.dataset.train)
+    losses(state)
+    assert state.optimizer.skipped == steps
+    assert state.scaler.get_scale() == 2.0 ** (60 - steps)
+    for name, p in state.model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def weights(main, argv: Sequence[str], out: Path) -> dict[str, torch.Tensor]:
+    main([*argv, f"--out_dir={out}", "--threads=1", "--epochs=2"])
+    return checkpoint.load(next((out / "to_plot").glob("*_last.pt")))["state_dict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "main"), [("cifar", my_train_cifar.main), ("mitbih", my_train_mitbih.main)]
+)
+def test_deterministic_runs_are_bitwise_equal(
+    name: str, main, data_dir: Path, tmp_path: Path
+) -> None:
+    argv = [str(flag) for flag in (*SMALL[name], "--optimizer=SAM", f"--data_dir={data_dir}")]
+    try:
+        first = weights(main, [*argv, "--deterministic"], tmp_path / "a")
+        assert torch.are_deterministic_algorithms_enabled()
+        second = weights(main, [*argv, "--deterministic"], tmp_path / "b")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    other = weights(main, [*argv, "--deterministic", "--seed=7"], tmp_path / "c")
+    torch.use_deterministic_algorithms(False)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_a_compiled_model_trains_as_the_plain_one(data_dir: Path, tmp_path: Path) -> None:
+    small = ("--dim=8", "--heads=2", "--layers=1", "--feedforward=8", "--patch=17", "--dropout=0")
+    argv = [*small, f"--data_dir={data_dir}", "--batch_size=44", "--train_samples=88"]
+    plain = weights(my_train_mitbih.main, argv, tmp_path / "plain")
+    compiled = weights(my_train_mitbih.main, [*argv, "--compile"], tmp_path / "compiled")
+    assert plain.keys() == compiled.keys()  # without torch.compile's prefix
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-4)
