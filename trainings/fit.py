@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,10 @@ from DatasetClass.batches import Batch, Dataset, first_part
 from models.smooth_crossentropy import Loss, smooth_crossentropy
 from trainings.files import RunFiles, command, record
 from trainings.options import Defaults, settings
+from trainings.outcome import better, refuse_bad_loss, report
 from trainings.state import TrainingState
-from utilities.cli import report_files
 from utilities.interrupt import Interrupted, Interruption
 from utilities.log import Log
-from utilities.metrics import class_report
 from utilities.precision import autocast
 from utilities.ranks import Ranks
 
@@ -140,47 +139,3 @@ def pause(state: TrainingState, files: RunFiles, interruption: Interruption) -> 
         raise Interrupted(
             max(signals), f"stopped in epoch {state.epoch + 1}, saved; go on with: {again}"
         )
-
-
-def refuse_bad_loss(state: TrainingState, batches: Sequence[int | None], files: RunFiles) -> None:
-    """Stop if a batch's loss was NaN or infinite: the first one, if any, of each process.
-
-    Raises:
-        ValueError: names the batch and the step, and where the last good weights are.
-    """
-    if not any(batches):
-        return
-    batch = min(number for number in batches if number)
-    step = state.epoch * len(state.dataset.train) + batch
-    files.save_best()
-    kept = "no epoch was finished"
-    if state.best:
-        kept = f"the best epoch so far, {state.best['epoch']}, is in {files.args.best}"
-    raise ValueError(
-        f"epoch {state.epoch + 1}, batch {batch} (step {step}): the loss is not finite; lower "
-        f"--learning_rate or --rho ({kept})"
-    )
-
-
-def better(new: dict[str, float], old: dict[str, float], by: str) -> bool:
-    """By ``--select`` on validation; a small set gives ties, which the loss decides."""
-    if not old or by == "loss":
-        return not old or new["val_loss"] < old["val_loss"]
-    key = f"val_{by}"
-    return (new[key], -new["val_loss"]) > (old[key], -old["val_loss"])
-
-
-def report(best: dict[str, Any], state: TrainingState, log: Log) -> None:
-    """Say what came out, class by class, and which files hold it."""
-    m, args = best["metrics"], state.args
-    log.say(f"best epoch on validation: {best['epoch']} of {args.epochs}; with its weights")
-    for part, name in (("val", "validation"), ("test", "test")):
-        acc, f1, loss = (m[f"{part}_{key}"] for key in ("acc", "f1", "loss"))
-        log.say(f"{name:>10}: {acc:.2f} %, macro F1 {f1:.2f} %, loss {loss:.4f}")
-    log.say("test by class, in percent:")
-    log.say(class_report(best["test_confusion"], getattr(state.dataset, "class_names", None)))
-    skipped = state.optimizer.skipped
-    if skipped:
-        log.say(f"{skipped} steps were left out: their gradient was not finite")
-    if state.ranks.writer:
-        report_files([*log.files, args.best, args.last])
