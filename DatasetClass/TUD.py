@@ -8,6 +8,7 @@ TUDataset's own archive, from https://www.chrsmrrs.com/graphkerneldatasets/.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -76,8 +77,8 @@ class TUD(Dataset):
         fold: int | None = None,
         folds: int = 10,
     ) -> None:
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise ValueError(f"--dataset {name!r}: not a name of TUDataset")
+        if not re.fullmatch(r"[\w-]{1,50}", name, re.ASCII):
+            raise ValueError(f"--dataset {name[:60]!r}: not a name of TUDataset")
         raw = read_graphs(_raw_folder(data_dir, name), name)
         self.name = name
         x, count = node_features(raw, node_attributes), len(raw.classes)

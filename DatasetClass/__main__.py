@@ -1,8 +1,10 @@
-"""Look at the data.
+"""Look at the data, or hand them on.
 
     python -m DatasetClass describe --dataset mitbih     # or cifar10, cifar100, MUTAG, ...
+    python -m DatasetClass export --folder kaggle        # heartbeats in Kaggle's layout
 
-prints classes, splits, shapes, source and licence, and draws samples to plots/data_<name>.png.
+The first prints classes, splits, shapes, source and licence, and draws samples to
+plots/data_<name>.png.
 """
 
 from __future__ import annotations
@@ -10,18 +12,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from DatasetClass import describe
+from DatasetClass import describe, export
 from utilities.cli import Parser, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command named first; it reads the flags after it."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["describe"]:
-        describe.main(words[1:])
+    commands = {"describe": describe.main, "export": export.main}
+    if words and words[0] in commands:
+        commands[words[0]](words[1:])
         return
     parser = Parser(__doc__)
-    parser.add_argument("command", choices=["describe"], help="its flags: describe --help")
+    parser.add_argument("command", choices=list(commands), help="its flags: describe --help")
     parser.parse_args(words)
 
 

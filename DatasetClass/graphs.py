@@ -38,14 +38,14 @@ class GraphSet:
         self._sizes = sizes
         self._on_device = torch.stack([sizes, sizes.cumsum(1) - sizes]).to(device)
         self.x = torch.from_numpy(x).to(device)
-        local = edges - (np.cumsum(nodes) - nodes)[graph[edges[0]]]
+        first = np.cumsum(nodes) - nodes
+        local = edges - first[graph[edges[0]]]
         self._edges = torch.from_numpy(local).to(device)  # counted within each graph
         self._adjacency = None
         if _undirected(edges, len(graph)):
-            rows = normalised_rows(torch.from_numpy(edges), len(graph))
-            starts = torch.from_numpy(np.cumsum(nodes) - nodes)[torch.from_numpy(graph)]
-            columns = rows[1] - starts.repeat_interleave(rows[0])
-            self._adjacency = tuple(part.to(device) for part in (rows[0], columns, rows[2]))
+            degrees, columns, values = normalised_rows(torch.from_numpy(edges), len(graph))
+            columns = columns - torch.from_numpy(first[graph]).repeat_interleave(degrees)
+            self._adjacency = tuple(part.to(device) for part in (degrees, columns, values))
 
     def __len__(self) -> int:
         return self._sizes.size(1)
@@ -60,7 +60,8 @@ class GraphSet:
         Returns:
             A Batch with x, edge_index, batch and ptr and, where the set is undirected,
             ``adjacency``: D^-1/2 (A + I) D^-1/2 (Kipf & Welling 2017) in compressed rows, the
-            tuple of offsets (nodes + 1,), columns (entries,) and values (entries,) float32.
+            tuple of offsets (nodes + 1,), columns (entries,) and values (entries,) float32. It
+            isn't to be taken apart again by ``to_data_list``: ``self[i]`` is a single graph.
         """
         sizes, starts = self._on_device[:, :, indices.to(self._on_device.device)]
         totals = self._sizes[:, indices].sum(dim=1).tolist()

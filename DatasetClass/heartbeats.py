@@ -75,7 +75,8 @@ def _read_signal(path: Path) -> np.ndarray:
     if ((record.d_signal.sum(axis=0) - header.checksum) % 65536).any():
         raise ValueError(f"{path}.dat: wrong checksum, the file or its header is damaged")
     lead = header.sig_name.index(LEAD) if LEAD in header.sig_name else 0
-    signal = record.dac()[:, lead]
+    # A damaged gain or baseline may be no number that fits the signal.
+    signal = _read(path, ".hea", record.dac)[:, lead]
     if not np.isfinite(signal).all():
         raise ValueError(f"{path}.dat: has invalid samples, row {np.isnan(signal).argmax() + 1}")
     return signal

@@ -54,6 +54,7 @@ class MitBih(Dataset):
 
     name = "mitbih"
     num_classes = len(CLASSES)
+    class_names = CLASSES
     class_names = (
         "N normal",
         "S supraventricular",

@@ -13,13 +13,14 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from DatasetClass.batches import Dataset
+from DatasetClass.facts import Facts
 
 COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 SAMPLES = {"images": 12, "signals": 5, "graphs": 5}  # of each class
 LARGEST = 60  # nodes of a graph that can be seen in a small picture
 
 
-def draw(dataset: Dataset, facts: Any, seed: int) -> Figure:
+def draw(dataset: Dataset, facts: Facts, seed: int) -> Figure:
     """Draw training samples of each class, drawn at random from ``seed``."""
     inputs, _ = dataset.fetch(dataset.train.indices[:1])
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +37,7 @@ def choose(dataset: Dataset, label: int, count: int, generator: torch.Generator)
     return members[torch.randperm(len(members), generator=generator)[:count]]
 
 
-def _name(dataset: Dataset, facts: Any, label: int) -> str:
+def _name(dataset: Dataset, facts: Facts, label: int) -> str:
     labels = dataset.labels  # type: ignore[attr-defined]
     return f"{facts.classes[label]}\n{int((labels == label).sum()):,}"
 
@@ -57,7 +58,7 @@ def _title(dataset: Dataset, what: str) -> str:
 
 
 # --- images ---------------------------------------------------------------------------------------
-def _images(dataset: Dataset, facts: Any, generator: torch.Generator) -> Figure:
+def _images(dataset: Dataset, facts: Facts, generator: torch.Generator) -> Figure:
     """A strip of images a class; many classes stand in columns with fewer images each."""
     classes = dataset.num_classes
     columns = -(-classes // 25)
@@ -99,7 +100,7 @@ def _visible(images: Tensor) -> Tensor:
 
 
 # --- signals --------------------------------------------------------------------------------------
-def _signals(dataset: Dataset, facts: Any, generator: torch.Generator) -> Figure:
+def _signals(dataset: Dataset, facts: Facts, generator: torch.Generator) -> Figure:
     """A row a class; zeros that only pad the signal are drawn grey."""
     classes, count = dataset.num_classes, SAMPLES["signals"]
     figure = Figure(figsize=(2.2 + 1.9 * count, 0.9 + 1.15 * classes), layout="constrained")
@@ -127,39 +128,63 @@ def _draw_signal(axes: Axes, signal: np.ndarray, rate: float | None, colour: str
 
 
 # --- graphs ---------------------------------------------------------------------------------------
-def _graphs(dataset: Dataset, facts: Any, generator: torch.Generator) -> Figure:
+def _graphs(dataset: Dataset, facts: Facts, generator: torch.Generator) -> Figure:
     """A row a class; the colour of a node is its label, or its degree where it has none."""
     classes, count = dataset.num_classes, SAMPLES["graphs"]
     figure = Figure(figsize=(2.0 + 2.0 * count, 1.2 + 1.9 * classes), layout="constrained")
-    figure.suptitle(f"{_title(dataset, 'graphs')} (drawn: of at most {LARGEST} nodes)")
+    figure.suptitle(f"{_title(dataset, 'graphs')}; small ones drawn")
     grid = figure.subplots(classes, count, squeeze=False)
+    chosen = [_small_graphs(dataset, label, count, generator) for label in range(classes)]
+    every = [graph for row in chosen for graph in row]
+    columns = _label_columns(every)
     kinds: set[int] = set()
     for axes in grid.flat:
         _bare(axes)
-    for label in range(classes):
-        candidates = choose(dataset, label, 20 * count, generator)
-        graphs = [dataset.fetch(index[None])[0] for index in candidates]
-        small = [graph for graph in graphs if graph.num_nodes <= LARGEST][:count]
-        for axes, graph in zip(grid[label], small, strict=False):
-            kinds |= _draw_graph(axes, graph)
+    for label, row in enumerate(chosen):
+        for axes, graph in zip(grid[label], row, strict=False):
+            kinds |= _draw_graph(axes, graph, columns)
         _label(grid[label][0], _name(dataset, facts, label))
-    _legend(figure, sorted(kinds), facts.nodes)
+    what = "degree" if all(_shows_degrees(graph, columns) for graph in every) else "node label"
+    _legend(figure, sorted(kinds), facts.nodes, what)
     return figure
 
 
-def _draw_graph(axes: Axes, data: Any) -> set[int]:
-    """Draw one graph; return the kinds of its nodes, the columns of the one-hot features."""
+def _small_graphs(dataset: Dataset, label: int, count: int, generator: torch.Generator) -> list:
+    """Random graphs that fit a small picture; where none does, the smallest of some."""
+    candidates = choose(dataset, label, 20 * count, generator)
+    graphs = [dataset.fetch(index[None])[0].cpu() for index in candidates]
+    small = [graph for graph in graphs if graph.num_nodes <= LARGEST]
+    return (small or sorted(graphs, key=lambda graph: graph.num_nodes))[:count]
+
+
+def _label_columns(graphs: list) -> Tensor:
+    """The features that tell a node's label, one-hot: the last ones, after any attributes."""
+    x = torch.cat([graph.x for graph in graphs])
+    for first in range(x.size(1)):
+        last = x[:, first:]
+        if ((last == 0) | (last == 1)).all() and (last.sum(dim=1) == 1).all():
+            return torch.arange(first, x.size(1))
+    return torch.arange(0)
+
+
+def _shows_degrees(data: Any, columns: Tensor) -> bool:
+    """Whether the features are the degrees, as of sets without labels."""
+    degrees = data.edge_index[0].bincount(minlength=data.num_nodes)
+    return len(columns) > 0 and torch.equal(data.x[:, columns].argmax(dim=1), degrees)
+
+
+def _draw_graph(axes: Axes, data: Any, columns: Tensor) -> set[int]:
+    """Draw one graph; return the kinds of its nodes, all 0 where nodes have no labels."""
     graph = nx.Graph()
     graph.add_nodes_from(range(data.num_nodes))
-    graph.add_edges_from(data.edge_index.cpu().t().tolist())
-    kinds = data.x.cpu().argmax(dim=1).tolist()
-    size = max(12, 70 - data.num_nodes)
+    graph.add_edges_from(data.edge_index.t().tolist())
+    kinds = data.x[:, columns].argmax(dim=1).tolist() if len(columns) else [0] * data.num_nodes
     nx.draw_networkx(
         graph,
         layout(graph),
         ax=axes,
         with_labels=False,
-        node_size=size,
+        node_size=max(12, 70 - data.num_nodes),
         node_color=[COLOURS[kind % len(COLOURS)] for kind in kinds],
         edge_color="0.6",
     )
@@ -172,20 +197,18 @@ def layout(graph: nx.Graph) -> dict[int, np.ndarray]:
     positions, left = {}, 0.0
     for part in sorted(nx.connected_components(graph), key=len, reverse=True):
         radius = len(part) ** 0.5
-        inside = nx.kamada_kawai_layout(graph.subgraph(part), scale=radius)
+        place_nodes = nx.kamada_kawai_layout if len(part) <= 200 else nx.spring_layout  # slow, fast
+        inside = place_nodes(graph.subgraph(part), scale=radius)
         for node, place in inside.items():
             positions[node] = place + np.array([left + radius, 0.0])
         left += 2 * radius + 1
     return positions
 
 
-def _legend(figure: Figure, kinds: list[int], names: tuple[str, ...]) -> None:
+def _legend(figure: Figure, kinds: list[int], names: tuple[str, ...], what: str) -> None:
+    texts = [names[kind] if kind < len(names) else f"{what} {kind}" for kind in kinds]
     marks = [
-        Line2D([], [], ls="", marker="o", color=COLOURS[k % len(COLOURS)], label=_kind(k, names))
-        for k in kinds
+        Line2D([], [], ls="", marker="o", color=COLOURS[kind % len(COLOURS)], label=text)
+        for kind, text in zip(kinds, texts, strict=True)
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=8, frameon=False, fontsize=9)
-
-
-def _kind(kind: int, names: tuple[str, ...]) -> str:
-    return names[kind] if kind < len(names) else f"node label {kind}"

@@ -173,7 +173,7 @@ def _first_bad_row(path: Path, error: Exception) -> str:
         for row, line in enumerate(file, start=1):
             cells = line.split(",") if line.strip() else []
             try:
-                [float(cell) for cell in cells]
+                [float(cell.replace("_", "?")) for cell in cells]  # numpy takes no 1_000
             except ValueError:
                 return f"row {row}: {line.strip()[:40]!r} is not a row of numbers"
             width = width or len(cells)

@@ -6,8 +6,9 @@
 A reader may read a damaged file (a flipped bit in a sample is a sample) or refuse it in one line
 that names the file. It may not raise anything else (a traceback for the user), run code from the
 file, crash, hang or take memory that the file doesn't account for. Each reader works in a process
-of its own whose address space may grow by 1 GiB; file ``i`` of a seed is always the same. Exit
-code 1 if a reader did what it may not.
+of its own whose address space may grow by 1 GiB. The seed decides the damage; the whole files
+differ a little between runs where they hold paths or, as torch's old format, addresses. Exit code
+1 if a reader did what it may not.
 
 Histories (.dat) and settings (.toml) aren't here: nothing in the project reads them yet.
 """

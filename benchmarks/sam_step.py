@@ -52,9 +52,10 @@ CASES = {
 class Plain(torch.optim.Optimizer):
     """SAM as most people write it, one parameter after the other (as in davda54/sam)."""
 
-    def __init__(self, params: Any) -> None:
-        super().__init__(params, {"rho": RHO, **OPTIONS})
-        self.base_optimizer = torch.optim.SGD(self.param_groups, **OPTIONS)
+    def __init__(self, params: Any, base: Any = torch.optim.SGD, **options: Any) -> None:
+        options = options or OPTIONS
+        super().__init__(params, {"rho": RHO, **options})
+        self.base_optimizer = base(self.param_groups, **options)
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> None:

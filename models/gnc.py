@@ -66,8 +66,8 @@ class GCN(nn.Module):
         """
         dtype = self.classifier.weight.dtype
         adjacency = _adjacency(graphs, dtype)
-        x = F.relu(self.conv1(graphs.x.to(dtype), adjacency))  # (nodes, hidden)
-        x = F.relu(self.conv2(x, adjacency))
+        x = self.conv1(graphs.x.to(dtype), adjacency).relu_()  # (nodes, hidden)
+        x = self.conv2(x, adjacency).relu_()
         sizes = graphs.ptr.diff()[:, None]  # (graphs, 1)
         x = self.conv3(x, _mean(graphs, sizes, adjacency))  # (graphs, hidden)
         x = x * (sizes > 0)  # the mean over no nodes is 0, without the bias
@@ -112,7 +112,7 @@ def _adjacency(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
 def _mean(graphs: Any, sizes: Tensor, adjacency: SparseMatrix) -> SparseMatrix:
     """(graphs, nodes): the mean over each graph's nodes of what reaches them."""
     share = sizes.clamp(min=1).to(adjacency.values.dtype).reciprocal()
-    values = (adjacency.transposed @ share[graphs.batch]).flatten()
+    values = (adjacency.transposed @ share.index_select(0, graphs.batch)).flatten()
     nodes = torch.arange(len(values) + 1, device=values.device)
     by_node = SparseMatrix(nodes, graphs.batch, values)
     return SparseMatrix(graphs.ptr, nodes[:-1], values, by_node)

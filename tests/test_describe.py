@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import networkx as nx
 import numpy as np
@@ -14,8 +15,9 @@ from matplotlib.image import imread
 
 import DatasetClass
 from DatasetClass.__main__ import main
-from DatasetClass.describe import counts, facts_of
-from DatasetClass.pictures import choose, layout
+from DatasetClass.describe import counts
+from DatasetClass.facts import facts_of
+from DatasetClass.pictures import _label_columns, choose, layout
 from utilities.cli import run
 from utilities.files import ROOT
 
@@ -138,3 +140,10 @@ def test_the_drawn_image_is_the_stored_one(real_data: Path) -> None:
     indices = dataset.train.indices[:100]
     stored = np.load(real_data / "cifar10.npz")["x_train"][indices.numpy()] / 255
     np.testing.assert_allclose(_visible(dataset.fetch(indices)[0]), stored, atol=1e-3)
+
+
+def test_a_nodes_label_is_found_behind_attributes() -> None:
+    attributes, labels = torch.rand(6, 2), torch.eye(3).repeat(2, 1)
+    graph = SimpleNamespace(x=torch.cat([attributes, labels], dim=1))
+    assert _label_columns([graph, graph]).tolist() == [2, 3, 4]
+    assert _label_columns([SimpleNamespace(x=attributes)]).tolist() == []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.signal import resample
 
 import DatasetClass
-from DatasetClass import download, kaggle, physionet
+from DatasetClass import download, export, kaggle, physionet
 from DatasetClass.heartbeat_splits import (
     DS1,
     DS2,
@@ -30,7 +30,6 @@ from DatasetClass.heartbeat_splits import (
 )
 from DatasetClass.heartbeats import cut_beats, periods, read_record
 from DatasetClass.kaggle import read_kaggle, write_kaggle
-from DatasetClass.mitbih import export_kaggle
 from DatasetClass.physionet import read_physionet
 
 Damage = Callable[[bytes], bytes]
@@ -348,7 +347,9 @@ def test_reading_takes_the_beats_and_one_block(
 
 
 def test_exported_files_serve_like_the_records(record: Path, tmp_path: Path) -> None:
-    files = export_kaggle(record.parents[1], tmp_path / "csv", seed=3)
+    flags = ["--data_dir", str(record.parents[1]), "--folder", str(tmp_path / "csv"), "--seed=3"]
+    export.main(flags)
+    files = [tmp_path / "csv" / f"mitbih_{part}.csv" for part in ("train", "test")]
     assert [file.name for file in files] == ["mitbih_train.csv", "mitbih_test.csv"]
     cut = DatasetClass.load("mitbih", record.parents[1], seed=3)
     read = DatasetClass.load("mitbih", tmp_path / "csv", seed=3)

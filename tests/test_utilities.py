@@ -1,20 +1,17 @@
-"""Files, checkpoints and the history: written whole or not at all, read without running code."""
+"""Files and checkpoints: written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from utilities import checkpoint
 from utilities.files import atomic_write
-from utilities.log import COLUMNS, Log
 
 CONTENT = {
     "model": "GCN",
@@ -122,19 +119,3 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert checkpoint.load(path)["epoch"] == 3
     assert os.listdir(tmp_path) == ["model.pt"]
-
-
-def test_history_is_a_table_with_the_arguments_on_top(tmp_path: Path, capsys) -> None:
-    path = tmp_path / "outputs" / "run.dat"
-    args = argparse.Namespace(history=path, epochs=2, tensorboard=False)
-    content = {"train_args": {"rho": 0.05, "tag": ""}, "record": {"command": "a\nb"}}
-    with Log(args, content, []) as log:
-        for epoch in (1, 2):
-            log(**{name: epoch * 1.5 for name in COLUMNS} | {"epoch": epoch})
-    table = pd.read_table(path, comment="#")
-    assert list(table.columns) == list(COLUMNS)
-    assert table["epoch"].tolist() == [1, 2]
-    assert table["val_loss"].tolist() == [1.5, 3.0]
-    assert path.read_text().startswith("# rho: 0.05\n")
-    assert "# command: a\\nb\n" in path.read_text()  # one line, whatever was typed
-    assert len(capsys.readouterr().out.splitlines()) == 3  # plain lines in a pipe

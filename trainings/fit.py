@@ -173,13 +173,14 @@ def better(new: dict[str, float], old: dict[str, float], by: str) -> bool:
 def report(best: dict[str, Any], state: TrainingState, log: Log) -> None:
     """Say what came out, class by class, and which files hold it."""
     m, args = best["metrics"], state.args
-    log.say(
-        f"best epoch {best['epoch']}: validation {m['val_acc']:.2f} %, macro F1 {m['val_f1']:.2f} "
-        f"%, loss {m['val_loss']:.4f}; test {m['test_acc']:.2f} %, macro F1 {m['test_f1']:.2f} %, "
-        f"loss {m['test_loss']:.4f}"
-    )
+    log.say(f"best epoch on validation: {best['epoch']} of {args.epochs}; with its weights")
+    for part, name in (("val", "validation"), ("test", "test")):
+        acc, f1, loss = (m[f"{part}_{key}"] for key in ("acc", "f1", "loss"))
+        log.say(f"{name:>10}: {acc:.2f} %, macro F1 {f1:.2f} %, loss {loss:.4f}")
+    log.say("test by class, in percent:")
     log.say(class_report(best["test_confusion"], getattr(state.dataset, "class_names", None)))
-    if skipped := state.optimizer.skipped:
+    skipped = state.optimizer.skipped
+    if skipped:
         log.say(f"{skipped} steps were left out: their gradient was not finite")
     if state.ranks.writer:
-        report_files([args.history, args.best, args.last])
+        report_files([*log.files, args.best, args.last])

@@ -60,6 +60,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--feedforward", type=positive_int, default=128, help="hidden width")
     group.add_argument("--patch", type=positive_int, default=4, help="samples a time step")
     group.add_argument("--dropout", type=fraction, default=0.1, help="in all sublayers")
+    group.add_argument(
+        "--attention_dropout",
+        type=fraction,
+        default=0.0,
+        help="of attention weights; more than 0 rules out the CPU's fused kernel",
+    )
     add_flags(parser, DEFAULTS)
     return read_args(parser, DEFAULTS, argv)
 
@@ -91,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "feedforward": args.feedforward,
         "patch": args.patch,
         "dropout": args.dropout,
+        "attention_dropout": args.attention_dropout,
     }
     model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
 

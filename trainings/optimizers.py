@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from DatasetClass.batches import Batches, Dataset
 from sam import SAM, normalisation_only
 
+MEASURED = 256  # at most so many samples a batch for batch norm's statistics
 STEPS = (0.3, 0.6, 0.8)  # shares of the run after which the step schedule divides by 5
 # Published radii: Foret et al. 2021, table 1 (CIFAR-10); Kwon et al. 2021, table 2.
 RHO = {"SAM": 0.05, "ASAM": 0.5}
@@ -112,8 +113,11 @@ class Average:
             return
         self.model.update_parameters(self.source)
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
+            indices = dataset.train.indices
+            # update_bn weighs all batches alike: a last one of a few samples would count too much.
+            size = math.ceil(len(indices) / math.ceil(len(indices) / MEASURED))
             with torch.random.fork_rng():
-                update_bn(Batches(dataset.fetch, dataset.train.indices, 256), self.model)
+                update_bn(Batches(dataset.fetch, indices, size), self.model)
 
     def evaluated(self) -> nn.Module:
         """The model to validate and to keep: the average as soon as there is one."""

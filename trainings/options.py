@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import random
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,6 +232,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
     """
     if args.ascent_fraction == 0:
         raise ValueError("--ascent_fraction 0: no sample would climb; use --rho 0 for that")
+    if args.average == "swa" and args.swa_start == 1:
+        raise ValueError("--swa_start 1: leaves no epoch to average; 0.75 takes the last quarter")
     if args.class_weights and args.balanced_sampling:
         raise ValueError("--class_weights and --balanced_sampling: each balances alone; choose one")
     if args.looksam_alpha and args.every == 1:
@@ -241,8 +244,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
         args.rho = 0.0
     elif args.rho is None:
         args.rho = RHO[args.optimizer]
-    if args.tag and not args.tag.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"--tag {args.tag!r}: letters, digits, - and _ only")
+    if args.tag and not re.fullmatch(r"[\w-]{1,50}", args.tag, re.ASCII):
+        raise ValueError(f"--tag {args.tag[:60]!r}: at most 50 letters, digits, - and _")
     suffix = "" if args.dataset == defaults.dataset else f"_{args.dataset}"
     fold = getattr(args, "fold", None)
     suffix += "" if fold is None else f"_fold{fold}"

@@ -8,6 +8,7 @@ as one line and exits with code 2. Set SAM_TRACEBACK=1 to see where it was raise
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -53,6 +54,8 @@ def run(main: Main) -> None:
     An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C. Of several
     processes the first speaks for all, and another only of an error that it has alone.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # LANG=C must not end a run over a file's name
+        sys.stdout.reconfigure(errors="backslashreplace")
     rank, _ = place()
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the process's life

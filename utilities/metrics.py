@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utilities.ranks import Ranks
+
+SHOWN_CLASSES = 20  # a confusion matrix of more is wider than a screen
 
 
 class Total:
@@ -92,17 +95,34 @@ def macro_f1(matrix: Tensor) -> float:
     return float(recall_precision_f1(matrix)[2][occurs].mean()) if occurs.any() else 0.0
 
 
-def class_report(confusion: list[list[int]], names: Any = None) -> str:
-    """A table for people: recall, precision and F1 in percent, then the confusion matrix's row."""
+def class_report(confusion: list[list[int]], names: Sequence[str] | None = None) -> str:
+    """Two tables for people: each class's metrics in percent, then the confusion matrix.
+
+    Args:
+        confusion: rows the true classes, columns the predicted ones.
+        names: of the classes; their numbers from 0 if None.
+    """
     matrix = torch.tensor(confusion, dtype=torch.float64)
-    names = [str(name) for name in names or range(len(confusion))]
-    head = f"{'class':>8} {'samples':>8} {'recall':>7} {'precision':>9} {'F1':>6}  predicted as "
-    lines = [head + " ".join(f"{name:>7}" for name in names)]
-    for name, row, values in zip(
-        names, confusion, zip(*recall_precision_f1(matrix), strict=True), strict=True
-    ):
-        recall, precision, f1 = (100 * float(value) for value in values)
-        cells = " ".join(f"{cell:>7}" for cell in row)
-        start = f"{name:>8} {sum(row):>8} {recall:>7.2f} {precision:>9.2f} {f1:>6.2f}"
-        lines.append(f"{start}{'':>15} {cells}")
+    words = [str(name) for name in names or range(len(confusion))]
+    metrics = torch.stack(recall_precision_f1(matrix), dim=1).mul(100).tolist()
+    rows = [
+        [word, str(sum(counts)), *(f"{value:.2f}" for value in values)]
+        for word, counts, values in zip(words, confusion, metrics, strict=True)
+    ]
+    lines = _aligned([["class", "samples", "recall", "precision", "F1"], *rows])
+    if len(words) > SHOWN_CLASSES:
+        return "\n".join([*lines, "test_confusion in the checkpoint has the confusion matrix"])
+    # Columns come in the rows' order, so that a name may be cut.
+    digits = max(len(str(count)) for counts in confusion for count in counts)
+    heads = [word[: max(digits, 4)] for word in words]
+    cells = [[word, *map(str, counts)] for word, counts in zip(words, confusion, strict=True)]
+    lines += ["rows: true class, columns: predicted class", *_aligned([["", *heads], *cells])]
     return "\n".join(lines)
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    """Lines of a table: its first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.transformer.dropout import Dropout
 from models.transformer.encoder import EncoderLayer, sinusoidal_positions
 
 
@@ -21,7 +22,9 @@ class Transformer(nn.Module):
         heads: attention heads.
         layers: encoder layers.
         feedforward: hidden width of the position-wise network.
-        dropout: probability, in attention and after each sublayer.
+        dropout: probability, after the embedding, in and after each sublayer.
+        attention_dropout: probability with which an attention weight is dropped. 0, since others
+            keep CPUs from the fused kernel, and ``dropout`` acts on what attention returns.
         patch: samples a time step; the signal is padded with zeros to a multiple.
 
     Raises:
@@ -38,6 +41,7 @@ class Transformer(nn.Module):
         feedforward: int = 128,
         dropout: float = 0.1,
         patch: int = 4,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -47,9 +51,9 @@ class Transformer(nn.Module):
         self.embedding = nn.Linear(patch, dim)
         # Not in the state: it follows from the arguments.
         self.register_buffer("positions", sinusoidal_positions(steps, dim), persistent=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
-            EncoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)
+            EncoderLayer(dim, heads, feedforward, dropout, attention_dropout) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.classifier = nn.Linear(dim, num_classes)

@@ -6,10 +6,13 @@ Shapes: B batch, T time steps, D width, H heads.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.transformer.dropout import Dropout
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
@@ -23,7 +26,11 @@ def sinusoidal_positions(length: int, dim: int) -> Tensor:
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2).
+
+    With ``dropout`` of its weights torch has no fused kernel for CPUs and writes all of them out;
+    and that kernel is slower in 16 bits than in 32, so autocast leaves it out there.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -33,13 +40,16 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        qkv = self.qkv(x)
+        slow = qkv.dtype.itemsize < 4 and qkv.device.type == "cpu"
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
-            for part in self.qkv(x).chunk(3, dim=-1)
+            for part in (qkv.float() if slow else qkv).chunk(3, dim=-1)
         )
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        return self.output(attended.transpose(1, 2).flatten(-2))
+        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+            attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.output(attended.transpose(1, 2).flatten(-2).to(qkv.dtype))
 
 
 class FeedForward(nn.Sequential):
@@ -47,20 +57,22 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__(
-            nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+            nn.Linear(dim, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, dim)
         )
 
 
 class EncoderLayer(nn.Module):
     """Attention and feed-forward network, each normalised before and added to its input."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, hidden: int, dropout: float, attention_dropout: float
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = MultiHeadAttention(dim, heads, dropout)
+        self.attention = MultiHeadAttention(dim, heads, attention_dropout)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.feedforward = FeedForward(dim, hidden, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

@@ -1,0 +1,96 @@
+"""A table of finished trainings: test accuracy and macro F1, mean and 95 % interval over runs.
+
+    python benchmarks/results.py to_plot/model_GCN_*_PROTEINS_fold?.pt
+
+Runs that differ in nothing but seed, fold and tag are one row. The interval is Student's, of the
+mean over runs; over folds it is only a guide, since their training sets overlap. Seconds are those
+of an epoch, the median, on the machine where the runs were made, with whatever else ran there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from benchmarks.timing import table
+from utilities import checkpoint
+from utilities.cli import Parser, run
+from utilities.history import read_history
+
+SHARED = ("optimizer", "rho", "epochs", "average")  # the flags that a row shows
+APART = ("seed", "fold", "tag", "device", "threads", "compile", "tensorboard", "save_seconds")
+COLUMNS = ("test_acc", "test_f1", "val_acc", "val_f1")
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half width of its 95 % t interval (Student 1908), as text."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{mean:.2f} ± {t.ppf(0.975, len(values) - 1) * error:.2f}"
+
+
+def history_of(path: Path, content: dict[str, Any]) -> Path:
+    """The history beside a checkpoint."""
+    args = content["train_args"]
+    suffix = path.stem.split(f"_rho{args['rho']}", 1)[1]
+    name = f"my_train_{content['model']}_{args['optimizer']}_{args['rho']}{suffix}.dat"
+    return path.parents[1] / "outputs" / name
+
+
+def row(paths: list[Path], contents: list[dict[str, Any]]) -> list[str]:
+    """One group of runs as cells."""
+    first = contents[0]
+    args, data = first["train_args"], first["data_args"]
+    label = " ".join(filter(None, (first["dataset"], str(data.get("split", "")))))
+    seconds = [
+        np.median(read_history(history_of(path, content))[1]["seconds"])
+        for path, content in zip(paths, contents, strict=True)
+    ]
+    return [
+        label,
+        *(str(args[flag]) for flag in SHARED),
+        str(len(contents)),
+        *(interval([content["metrics"][name] for content in contents]) for name in COLUMNS),
+        f"{np.mean([content['epoch'] for content in contents]):.0f}",
+        f"{np.mean(seconds):.2g}",
+    ]
+
+
+def key(content: dict[str, Any]) -> str:
+    """What two runs of one row share."""
+    args = {k: v for k, v in content["train_args"].items() if k not in APART}
+    data = {k: v for k, v in content["data_args"].items() if k not in APART}
+    return repr((content["model"], content["model_args"], content["dataset"], args, data))
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="checkpoints of finished runs")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    groups: dict[str, tuple[list[Path], list[dict[str, Any]]]] = {}
+    for path in parse_args(argv).files:
+        content = checkpoint.load(path)
+        if "test_acc" not in content["metrics"]:
+            raise ValueError(f"{path}: not the best checkpoint of a finished run")
+        paths, contents = groups.setdefault(key(content), ([], []))
+        paths.append(path.resolve())
+        contents.append(content)
+    names = [name.replace("_acc", " %").replace("_f1", " macro F1 %") for name in COLUMNS]
+    header = ["data", *SHARED, "runs", *names, "best epoch", "s/epoch"]
+    print(table(header, [row(*group) for group in groups.values()]))
+
+
+if __name__ == "__main__":
+    run(main)

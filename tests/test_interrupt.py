@@ -1,0 +1,144 @@
+"""The first signal is a wish, the second an order, and handlers are left as they were found."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainings import my_train_GCN
+from utilities import cli
+from utilities.interrupt import SIGNALS, Interrupted, Interruption
+from utilities.ranks import Ranks
+
+ALONE = Ranks(torch.device("cpu"))
+
+
+def handlers() -> list:
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_noted_and_the_second_gets_the_old_handler(number: int) -> None:
+    seen: list[int] = []
+    before = signal.signal(number, lambda found, frame: seen.append(found))
+    try:
+        found = handlers()
+        with Interruption(ALONE) as interruption:
+            assert interruption.number == 0 and handlers() != found
+            signal.raise_signal(number)
+            assert interruption.number == number and seen == []
+            assert handlers() == found
+            signal.raise_signal(number)
+            assert seen == [number]
+        assert handlers() == found
+    finally:
+        signal.signal(number, before)
+
+
+def test_handlers_are_restored_after_an_exception() -> None:
+    found = handlers()
+    with pytest.raises(RuntimeError), Interruption(ALONE):
+        raise RuntimeError
+    assert handlers() == found
+
+
+def test_in_another_thread_nothing_changes() -> None:
+    found, inside = handlers(), []
+
+    def enter() -> None:
+        with Interruption(ALONE):
+            inside.append(handlers())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert inside == [found] and handlers() == found
+
+
+def test_of_several_processes_each_remembers_every_signal() -> None:
+    """A scheduler's signal comes twice: from it, and passed on by torchrun."""
+    several = Ranks(torch.device("cpu"))
+    several.world = 2
+    found = handlers()
+    with Interruption(several) as interruption:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            assert interruption.number == signal.SIGTERM and handlers() != found
+    assert handlers() == found
+
+
+def test_a_scripts_exit_code_is_128_and_the_signals_number() -> None:
+    assert Interrupted(signal.SIGTERM, "stopped").code == 143
+    assert Interrupted(signal.SIGINT, "stopped").code == 130
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run ``work`` in a child process with the usual handlers."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            work()
+        except KeyboardInterrupt:
+            os._exit(9)
+        finally:
+            os._exit(0)
+    return child
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 9), (signal.SIGTERM, -15)])
+def test_a_second_signal_ends_a_save_that_takes_long(number: int, code: int) -> None:
+    reading, writing = os.pipe()
+
+    def save_slowly() -> None:
+        with Interruption(ALONE) as interruption:
+            os.write(writing, b"a")
+            while not interruption.number:
+                time.sleep(0.001)
+            os.write(writing, b"b")  # saving
+            time.sleep(60)
+
+    started = time.monotonic()
+    child = in_child(save_slowly)
+    for _ in range(2):
+        os.read(reading, 1)
+        os.kill(child, number)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+    assert time.monotonic() - started < 30
+
+
+def test_a_script_stopped_twice_leaves_at_once_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both signals within a step: the second comes before the save."""
+
+    def twice(*rest: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    def script() -> None:
+        for stream in (1, 2):
+            os.dup2(os.open(tmp_path / f"stream{stream}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        try:
+            cli.run(my_train_GCN.main)
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+    argv = ["my_train_GCN.py", "--data_dir", tmp_path, "--out_dir", tmp_path, "--epochs=3"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
+    monkeypatch.setattr("trainings.fit.pause", twice)
+    status = os.waitpid(in_child(script), 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert (tmp_path / "stream2").read_text() == "my_train_GCN.py: interrupted\n"
+    assert not list(tmp_path.glob("to_plot/*.pt"))

@@ -1,0 +1,95 @@
+"""Read a run's history (``outputs/*.dat``, which utilities/log.py writes), carefully.
+
+The file may come from a stranger or from a disk that filled up: whatever is wrong with it is one
+ValueError that names file and row, and no file takes more than some 100 MB of memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+Settings = dict[str, str]
+Columns = dict[str, list[float]]
+
+MAX_BYTES = 16 * 2**20
+MAX_CELLS = 1_000_000  # 100,000 epochs of what a run writes
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
+
+
+def read_history(path: str | os.PathLike[str]) -> tuple[Settings, Columns]:
+    """Read the arguments on top and the table below them.
+
+    Returns:
+        The ``# key: value`` lines as text, and each column's numbers, one an epoch.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: empty, cut short, damaged, or no history at all; names file and row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such history; train first (README, Train)")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: over {MAX_BYTES >> 20} MB, so no history of a run")
+    lines = _lines(path)
+    settings: Settings = {}
+    for number, line in lines:
+        if not line.startswith("#"):
+            return settings, _table(path, _header(path, number, line), lines)
+        key, _, value = line[1:].partition(":")
+        settings[key.strip()] = value.strip()
+    raise ValueError(f"{path}: no table in it; was the run stopped before it began?")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Rows from 1, with their numbers, as text without the line's end."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                raise ValueError(f"{path}, row {number}: cut short; restore the file or --resume")
+            try:
+                yield number, raw.decode("utf-8-sig").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, row {number}: not text, so no history") from error
+
+
+def _header(path: Path, number: int, line: str) -> list[str]:
+    names = line.split("\t")
+    if names[0] != "epoch" or len(set(names)) != len(names) or "" in names:
+        raise ValueError(
+            f"{path}, row {number}: no header; expected column names, epoch first, parted by tabs"
+        )
+    return names
+
+
+def _table(path: Path, names: list[str], lines: Iterator[tuple[int, str]]) -> Columns:
+    columns: Columns = {name: [] for name in names}
+    cells = 0
+    for number, line in lines:
+        row = line.split("\t")
+        cells += len(row)
+        if len(row) != len(names):
+            raise ValueError(f"{path}, row {number}: {len(row)} cells, expected {len(names)}")
+        if cells > MAX_CELLS:
+            raise ValueError(f"{path}, row {number}: over {MAX_CELLS:,} cells, so no history")
+        for name, cell in zip(names, row, strict=True):
+            columns[name].append(_number(f"{path}, row {number}, {name}", cell))
+        if columns["epoch"][-1] != len(columns["epoch"]):
+            raise ValueError(
+                f"{path}, row {number}: epoch {row[0]}, expected {len(columns['epoch'])}"
+            )
+    if not cells:
+        raise ValueError(f"{path}: no epoch in it; was the run stopped in its first?")
+    return columns
+
+
+def _number(where: str, cell: str) -> float:
+    value = float(cell) if NUMBER.fullmatch(cell) else math.nan
+    if not math.isfinite(value):
+        shown = cell if len(cell) <= 20 else f"{cell[:20]}..."
+        raise ValueError(f"{where}: {shown!r} is not a finite number")
+    return value
