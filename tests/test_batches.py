@@ -80,7 +80,7 @@ def test_a_subset_is_drawn_once() -> None:
     assert torch.equal(subset(indices, 1000), indices)
 
 
-# --- shared between processes ----------------------------------------------------------------------
+# --- shared between processes --------------------------------------------------------------------
 class Numbers(Dataset):
     """Sample i is the number i."""
 
