@@ -186,7 +186,7 @@ def _add_machine_flags(group: Any) -> None:
         group,
         "--ascent_sync",
         "SAM climbs along the whole batch's gradient; if not, each process along that of its own "
-        "part, which is m-sharpness and one message less a step",
+        "part, which is m-sharpness and sends one gradient less a step",
         default=True,
     )
     _add_switch(group, "--sync_batch_norm", SYNC_BATCH_NORM)
