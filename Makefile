@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
+	$(BIN)/shellcheck examples/*.sh
 
 clean:
 	rm -rf $(VENV) *.egg-info

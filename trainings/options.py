@@ -29,6 +29,10 @@ from utilities.cli import (
 from utilities.precision import PRECISIONS, resolve
 from utilities.ranks import Ranks
 
+SYNC_BATCH_NORM = (
+    "of several processes: batch norm over the whole batch, GPUs only; if not, each normalises by "
+    "its own part, and the first one's running statistics are kept"
+)
 # Where a run is, and how it is watched, changes nothing in it; it may go on with others.
 UNRECORDED = ("argv", "resume", "overwrite")
 
@@ -90,7 +94,10 @@ def _add_sam_flags(group: Any) -> None:
         "--sam_start", type=fraction, default=0.0, help="share of the run before the first ascent"
     )
     group.add_argument(
-        "--ascent_fraction", type=fraction, default=1.0, help="share of each batch that climbs"
+        "--ascent_fraction",
+        type=fraction,
+        default=1.0,
+        help="share of each batch (of each process's part) that climbs",
     )
     group.add_argument(
         "--gsam_alpha",
@@ -178,11 +185,11 @@ def _add_machine_flags(group: Any) -> None:
     _add_switch(
         group,
         "--ascent_sync",
-        "SAM climbs along the whole batch's gradient; if not, each process along its own part's, "
-        "which is m-sharpness",
+        "SAM climbs along the whole batch's gradient; if not, each process along that of its own "
+        "part, which is m-sharpness and sends one gradient less a step",
         default=True,
     )
-    _add_switch(group, "--sync_batch_norm", "batch norm over all processes' parts (GPUs only)")
+    _add_switch(group, "--sync_batch_norm", SYNC_BATCH_NORM)
 
 
 def _add_switch(group: Any, name: str, text: str, default: bool = False) -> None:

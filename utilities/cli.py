@@ -24,7 +24,7 @@ from utilities.files import ROOT
 from utilities.interrupt import Interrupted
 from utilities.ranks import place
 
-GRACE = 3.0  # seconds in which torchrun ends all processes when the first has failed
+GRACE = 10.0  # seconds: within them the first has ended, and torchrun ends the others
 Main = Callable[[Sequence[str] | None], Any]
 
 
