@@ -76,10 +76,10 @@ def test_fp32_is_no_autocast_and_only_fp16_scales() -> None:
 
 def tiny_state(data_dir: Path, *flags: str) -> TrainingState:
     """Training of the smallest WRN with SAM; the same weights and data for the same flags."""
-    own = (*SMALL["cifar"], "--optimizer=SAM", "--batch_size=20", f"--data_dir={data_dir}", *flags)
+    own = (*SMALL["cifar"], "--optimizer=SAM", "--batch_size=20", *flags)
     args = my_train_cifar.parse_args([str(flag) for flag in own])
     ranks = start(args)
-    dataset = DatasetClass.load("cifar10", data_dir, batch_size=args.batch_size)
+    dataset = DatasetClass.load("cifar10", data_dir, args.batch_size, train_samples=100)
     model = models.build("cifar", depth=args.depth, width_factor=args.width_factor)
     return TrainingState(args, dataset, model, ranks)
 
@@ -92,12 +92,12 @@ def losses(state: TrainingState) -> torch.Tensor:
 
 
 def test_losses_in_half_precision_stay_near_those_of_fp32(data_dir: Path) -> None:
-    torch.manual_seed(0)
-    exact = losses(tiny_state(data_dir, "--precision=fp32"))
-    assert exact[-1] < exact[0]  # it learns: nothing is compared with a standstill
-    # 8 and 11 bits of significand; the steps let a rounding grow.
-    for name, bound in (("bf16", 0.02), ("fp16", 0.004)):
-        state = tiny_state(data_dir, f"--precision={name}")
+    fast = "--learning_rate=0.3"
+    exact = losses(tiny_state(data_dir, "--precision=fp32", fast))
+    assert exact[-1] < exact[0] - 0.2  # nothing is compared with a standstill
+    # 8 and 11 bits of significand, and the steps let a rounding grow; measured: 2e-3 and 3e-5.
+    for name, bound in (("bf16", 0.01), ("fp16", 0.0005)):
+        state = tiny_state(data_dir, f"--precision={name}", fast)
         other = losses(state)
         assert float((other - exact).abs().max()) < bound
         assert not torch.equal(other, exact)
@@ -142,7 +142,10 @@ def test_deterministic_runs_are_bitwise_equal(
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_a_compiled_model_trains_as_the_plain_one(data_dir: Path, tmp_path: Path) -> None:
+def test_a_compiled_model_trains_as_the_plain_one(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no pool of workers
     small = ("--dim=8", "--heads=2", "--layers=1", "--feedforward=8", "--patch=17", "--dropout=0")
     argv = [*small, f"--data_dir={data_dir}", "--batch_size=44", "--train_samples=88"]
     plain = weights(my_train_mitbih.main, argv, tmp_path / "plain")
