@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TYPED := sam.py models DatasetClass utilities trainings loss_landscape benchmarks
+TYPED := sam.py models DatasetClass utilities trainings loss_landscape
 
 .PHONY: demo test lint clean
 
