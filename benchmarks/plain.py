@@ -18,54 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.data_pipeline import ImageByImage
 from benchmarks.sam_step import Plain
 from DatasetClass.batches import Dataset
 from models.smooth_crossentropy import smooth_crossentropy
 from models.transformer.dropout import Dropout
 
 
-class Images(torch.utils.data.Dataset):
-    """CIFAR-10 as torchvision gives it: one PIL image after the other, transformed."""
-
-    def __init__(self, dataset: Any, indices: Tensor) -> None:
-        from torchvision import transforms
-
-        from DatasetClass.cifar import MEAN, PADDING, STD
-
-        inner = slice(PADDING, -PADDING)
-        self.images = dataset.images[indices][:, inner, inner].cpu().numpy()
-        self.labels = dataset.labels[indices].tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=PADDING),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-                cutout,
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def cutout(image: Tensor, size: int = 16) -> Tensor:
-    """Set a square of each second image to the mean, as davda54's Cutout."""
-    if torch.rand(1) < 0.5:
-        top, left = (int(torch.randint(-size // 2, 32 - size // 2, (1,))) for _ in range(2))
-        rows, columns = (slice(max(i, 0), min(i + size, 32)) for i in (top, left))
-        image[:, rows, columns] = 0
-    return image
-
-
 def image_loader(dataset: Any) -> Iterable[Any]:
     """Batches of (images, labels)."""
-    images = Images(dataset, dataset.train.indices)
+    chosen = dataset.train.indices
+    images = ImageByImage(dataset.images[chosen].cpu().numpy(), dataset.labels[chosen].tolist())
     return DataLoader(images, dataset.train.batch_size, shuffle=True)
 
 
