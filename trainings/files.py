@@ -17,11 +17,10 @@ from torch import nn
 from trainings.state import TrainingState
 from utilities import checkpoint
 from utilities.files import remove_parts
+from utilities.history import MACHINE
 from utilities.metrics import Total
 from utilities.ranks import Ranks, launcher, place
 
-# The same run on another machine may differ in these.
-MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
 DESCRIPTION = ("model", "model_args", "dataset", "data_args", "train_args")
 
 
