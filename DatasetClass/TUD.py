@@ -98,7 +98,8 @@ class TUD(Dataset):
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
-        return self.graphs.batch(indices), self.labels[indices.to(self.labels.device)]
+        place = indices.to(self.labels.device, non_blocking=True)
+        return self.graphs.batch(indices), self.labels[place]
 
     def describe(self) -> str:
         counts = "/".join(str(n) for n in self.labels.bincount().tolist())

@@ -90,7 +90,7 @@ class Cifar(Dataset):
         return apply(images, draws, self.augmentation, self.mean, self.std), labels
 
     def _raw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        indices = indices.to(self.images.device)
+        indices = indices.to(self.images.device, non_blocking=True)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def describe(self) -> str:

@@ -63,7 +63,8 @@ class GraphSet:
             tuple of offsets (nodes + 1,), columns (entries,) and values (entries,) float32. It
             isn't to be taken apart again by ``to_data_list``: ``self[i]`` is a single graph.
         """
-        sizes, starts = self._on_device[:, :, indices.to(self._on_device.device)]
+        place = indices.to(self._on_device.device, non_blocking=True)
+        sizes, starts = self._on_device[:, :, place]
         totals = self._sizes[:, indices].sum(dim=1).tolist()
         ends = F.pad(sizes.cumsum(1), (1, 0))  # (3, graphs + 1)
         ptr, shifts = ends[0], starts - ends[:, :-1]

@@ -90,7 +90,7 @@ class MitBih(Dataset):
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
-        indices = indices.to(self.labels.device)
+        indices = indices.to(self.labels.device, non_blocking=True)
         return self.beats[indices], self.labels[indices]
 
     def describe(self) -> str:

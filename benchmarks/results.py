@@ -1,10 +1,11 @@
 """A table of finished trainings: test accuracy and macro F1, mean and 95 % interval over runs.
 
-    python benchmarks/results.py to_plot/model_GCN_*_PROTEINS_fold?.pt
+    python benchmarks/results.py to_plot/model_GCN_*_PROTEINS_fold*.pt
 
-Runs that differ in nothing but seed, fold and tag are one row. The interval is Student's, of the
-mean over runs; over folds it is only a guide, since their training sets overlap. Seconds are those
-of an epoch, the median, on the machine where the runs were made, with whatever else ran there.
+States (``*_last.pt``) are passed over. Runs that differ in nothing but seed, fold and tag are one
+row. The interval is Student's, of the mean over runs; over folds it is only a guide, since their
+training sets overlap. Seconds are those of an epoch, the median, on the machine where the runs were
+made, with whatever else ran there.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from scipy.stats import t
 from benchmarks.timing import table
 from utilities import checkpoint
 from utilities.cli import Parser, run
-from utilities.history import read_history
+from utilities.history import MACHINE, read_history
 
 SHARED = ("optimizer", "rho", "epochs", "average")  # the flags that a row shows
-APART = ("seed", "fold", "tag", "device", "threads", "compile", "tensorboard", "save_seconds")
+APART = ("seed", "fold", "tag", *MACHINE)
 COLUMNS = ("test_acc", "test_f1", "val_acc", "val_f1")
 
 
@@ -73,7 +74,7 @@ def key(content: dict[str, Any]) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="checkpoints of finished runs")
+    parser.add_argument("files", nargs="+", type=Path, help="best checkpoints of finished runs")
     return parser.parse_args(argv)
 
 
@@ -82,11 +83,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups: dict[str, tuple[list[Path], list[dict[str, Any]]]] = {}
     for path in parse_args(argv).files:
         content = checkpoint.load(path)
+        if "resume" in content:
+            continue
         if "test_acc" not in content["metrics"]:
             raise ValueError(f"{path}: not the best checkpoint of a finished run")
         paths, contents = groups.setdefault(key(content), ([], []))
         paths.append(path.resolve())
         contents.append(content)
+    if not groups:
+        raise ValueError("no finished run's best checkpoint among the files")
     names = [name.replace("_acc", " %").replace("_f1", " macro F1 %") for name in COLUMNS]
     header = ["data", *SHARED, "runs", *names, "best epoch", "s/epoch"]
     print(table(header, [row(*group) for group in groups.values()]))

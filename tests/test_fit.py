@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from toy import Toy, make_model, steps, train  # noqa: F401
 
+from trainings.outcome import better
 from utilities import checkpoint
 
 RUN = ["--learning_rate=0.02", "--momentum=0.9"]
@@ -35,7 +36,7 @@ def test_a_poisoned_batch_stops_the_run_names_it_and_leaves_the_weights(
     assert "the best epoch so far, 1, is in" in str(error.value)
     assert len(steps) == 7
     assert same_parameters(model.state_dict(), steps[5]["weights"])  # not stepped, not perturbed
-    best = checkpoint.load(next(tmp_path.glob("to_plot/model*.pt")))
+    best = checkpoint.load(next(tmp_path.glob("to_plot/model*rho?.*[!t].pt")))
     assert best["epoch"] == 1 and same_parameters(best["state_dict"], steps[3]["weights"])
     table = pd.read_table(next(tmp_path.glob("outputs/*.dat")), comment="#")
     assert table["epoch"].tolist() == [1]
@@ -98,3 +99,16 @@ def test_the_report_says_best_validation_and_test_at_it_and_the_files(
     ]
     assert all(path.exists() for path in (args.history, events, args.best, args.last))
     assert m["val_acc"] == pd.read_table(args.history, comment="#")["val_acc"].max()
+
+
+NO_NUMBER = {"val_acc": 90.0, "val_f1": 90.0, "val_loss": torch.nan}
+WORSE = {"val_acc": 20.0, "val_f1": 20.0, "val_loss": 2.0}
+
+
+@pytest.mark.parametrize("by", ["acc", "f1", "loss"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_epoch_whose_validation_loss_is_no_number_is_never_the_best(by, value) -> None:
+    bad = {**NO_NUMBER, "val_loss": value}
+    assert not better(bad, WORSE, by)
+    assert better(WORSE, bad, by)  # though it came first
+    assert better(bad, {}, by)

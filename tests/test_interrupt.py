@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trainings import my_train_GCN
-from utilities import cli
+from utilities import checkpoint, cli
 from utilities.interrupt import SIGNALS, Interrupted, Interruption
 from utilities.ranks import Ranks
 
@@ -141,4 +141,5 @@ def test_a_script_stopped_twice_leaves_at_once_with_one_line(
     status = os.waitpid(in_child(script), 0)[1]
     assert os.waitstatus_to_exitcode(status) == 130
     assert (tmp_path / "stream2").read_text() == "my_train_GCN.py: interrupted\n"
-    assert not list(tmp_path.glob("to_plot/*.pt"))
+    (path,) = tmp_path.glob("to_plot/*.pt")
+    assert checkpoint.load(path)["resume"]["steps"] == 0  # that from before the first step

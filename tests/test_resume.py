@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, run_script
+from toy import Toy, train
 
 from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
 from utilities import checkpoint
 from utilities.files import ROOT
+from utilities.interrupt import Interrupted
 
 MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
 KILLS = 10
@@ -194,3 +196,103 @@ def test_a_damaged_state_is_named(tmp_path: Path) -> None:
     done = run_script("trainings/my_train_GCN.py", *argv, "--resume")
     assert done.returncode == 2
     assert path.name in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+class Stopped(Toy):
+    """Toy data that stop the run in its ``at``-th step."""
+
+    at = 0
+
+    def fetch_augmented(self, indices: torch.Tensor):
+        batch = super().fetch_augmented(indices)
+        if self.fetched == self.at:
+            signal.raise_signal(signal.SIGTERM)
+        return batch
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])  # of 16, four an epoch
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--optimizer=SAM", "--balanced_sampling", "--average=ema", "--ema_decay=0.5"],
+        ["--optimizer=SAM", "--precision=fp16", "--average=swa", "--swa_start=0"],
+        ["--optimizer=ASAM", "--precision=bf16", "--class_weights", "--select=loss"],
+        ["--optimizer=SAM", "--fsam_sigma=1", "--same_dropout", "--warmup_epochs=9"],
+        ["--optimizer=SAM", "--msam", "--schedule=cosine", "--select=f1"],
+        ["--schedule=step", "--optimizer=SGD"],
+    ],
+)
+def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(
+    options: list[str], step: int, tmp_path: Path
+) -> None:
+    data = Stopped()
+    data.at = step
+    options = [*options, "--learning_rate=0.02"]
+    train(tmp_path / "a", *options)
+    with pytest.raises(Interrupted, match="--resume"):
+        train(tmp_path / "b", *options, data=data)
+    train(tmp_path / "b", *options, "--resume")
+    assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])  # first state; best, last; best with its test
+def test_a_run_that_replaces_another_resumes_from_any_of_its_saves(
+    number: int, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "a", "--learning_rate=0.02")
+    train(tmp_path / "b", "--learning_rate=0.5")
+    saves: list[Path] = []
+    real = checkpoint.save
+
+    def save(path: Path, content: dict) -> None:
+        saves.append(path)
+        if len(saves) == number and not written:
+            raise Killed
+        real(path, content)
+        if len(saves) == number:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(Killed):
+        train(tmp_path / "b", "--learning_rate=0.02", "--overwrite")
+    monkeypatch.setattr(checkpoint, "save", real)
+    flag = "--overwrite" if (number, written) == (1, False) else "--resume"  # nothing was replaced
+    if (number, written) != (4, True):  # nor is it started over, not having been told to
+        with pytest.raises(ValueError, match="--overwrite"):
+            train(tmp_path / "b", "--learning_rate=0.02")
+    train(tmp_path / "b", "--learning_rate=0.02", flag)
+    assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
+
+
+def test_a_run_of_no_step_keeps_no_other_from_its_name(tmp_path: Path) -> None:
+    data = Toy()
+    data.poisoned = 1
+    with pytest.raises(ValueError, match="no epoch was finished"):
+        train(tmp_path, "--optimizer=SGD", data=data)
+    data = Stopped()
+    data.at = 1
+    with pytest.raises(Interrupted):
+        train(tmp_path, "--optimizer=SGD", "--learning_rate=0.02", data=data)
+    with pytest.raises(ValueError, match=r"another run, with --learning_rate 0\.02"):
+        train(tmp_path, "--optimizer=SGD", "--learning_rate=0.03")
+
+
+def test_a_state_without_its_best_weights_is_refused_before_the_training(tmp_path: Path) -> None:
+    args = train(tmp_path)
+    args.best.unlink()
+    with pytest.raises(ValueError, match=r"not there, .* restore it, or start anew"):
+        train(tmp_path, "--resume")
+
+
+def test_the_command_that_resumes_does_not_start_anew(tmp_path: Path) -> None:
+    data = Stopped()
+    data.at = 6
+    with pytest.raises(Interrupted) as end:
+        train(tmp_path, "--overwrite", data=data)
+    again = shlex.split(str(end.value).split("go on with: ")[1])
+    assert "--resume" in again and "--overwrite" not in again

@@ -102,7 +102,7 @@ def test_every_optimizer_trains(optimizer: str, tmp_path: Path) -> None:
         assert 0 <= metrics["test_acc"] <= 100
 
 
-def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_diverged_run_stops_and_names_the_batch(tmp_path: Path) -> None:
     flags = ["--optimizer=SGD", "--learning_rate=1e30", "--epochs=3", "--threads=1"]
     with pytest.raises(ValueError, match=r"epoch 1, batch \d .step \d.: the loss is not finite"):
         train_gcn([*flags, "--data_dir", str(tmp_path), "--out_dir", str(tmp_path)])

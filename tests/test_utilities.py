@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -119,3 +120,10 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert checkpoint.load(path)["epoch"] == 3
     assert os.listdir(tmp_path) == ["model.pt"]
+
+
+def test_an_error_while_writing_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "history.dat"
+    message = r"No space left on device: .*history\.dat"
+    with pytest.raises(OSError, match=message), atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as file.write does

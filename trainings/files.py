@@ -17,11 +17,10 @@ from torch import nn
 from trainings.state import TrainingState
 from utilities import checkpoint
 from utilities.files import remove_parts
+from utilities.history import MACHINE
 from utilities.metrics import Total
 from utilities.ranks import Ranks, launcher, place
 
-# The same run on another machine may differ in these.
-MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
 DESCRIPTION = ("model", "model_args", "dataset", "data_args", "train_args")
 
 
@@ -30,7 +29,8 @@ class RunFiles:
 
     ``args.last`` holds the last state, from which ``--resume`` goes on, and is a checkpoint too;
     ``args.best`` the best epoch's weights. Both are saved together, the best one first, so that a
-    kill between the two leaves a state from which the best is found again.
+    kill between the two leaves a state from which the best is found again. A state is saved before
+    the first step too: from then on no older run's is there to be taken for this one's.
 
     Args:
         args: the command line, with ``best``, ``last`` and ``history``.
@@ -79,9 +79,11 @@ class RunFiles:
         Raises:
             ValueError: the files hold another run, an unfinished one without ``--resume``, or
                 are damaged.
+            OSError: the disk is full or the folder can't be written; the old files stay.
         """
         old = self.ranks.agree(self._find)
         if old is None:
+            self.save(state)
             return
         self.content["record"] = old["record"]
         state.load_state_dict(old["resume"])
@@ -90,23 +92,48 @@ class RunFiles:
             print(f"{self.args.last}: {done}, {state.epoch} of {self.args.epochs} epochs are done")
 
     def _find(self) -> dict[str, Any] | None:
-        if self.args.overwrite:
+        args = self.args
+        if args.overwrite:
             return None
-        path = self.args.last if self.args.last.exists() else self.args.best
-        if not path.exists():
-            if self.args.resume:
-                print(f"note: {self.args.last} is not there; starting from the beginning")
+        old = checkpoint.load(args.last) if args.last.exists() else None
+        if old and not old.get("resume", {}).get("steps", 1) and differing(old, self.content):
+            old = None  # of another run that made no step: nothing to lose
+        best = checkpoint.load(args.best) if args.best.exists() else None
+        if old is None:
+            self._check_stateless(best)
             return None
-        old = checkpoint.load(path)
-        refuse_other_run(path, old, self.content)
-        if self.args.resume and "resume" not in old:
-            raise ValueError(f"{path}: holds no state to go on from; start anew with --overwrite")
-        if not self.args.resume and path == self.args.last and old["epoch"] < self.args.epochs:
+        refuse_other_run(args.last, old, self.content)
+        if args.resume:
+            return self._whole(old, best)
+        if old["epoch"] < args.epochs or (best and "test_confusion" not in best):
             raise ValueError(
-                f"{path}: this run was stopped after {old['epoch']} of {self.args.epochs} epochs; "
+                f"{args.last}: this run was stopped after {old['epoch']} of {args.epochs} epochs; "
                 "add --resume to go on, or --overwrite to start anew"
             )
-        return old if self.args.resume else None
+        return None
+
+    def _whole(self, old: dict[str, Any], best: dict[str, Any] | None) -> dict[str, Any]:
+        """``old``, if it is a state and its best epoch's weights are there."""
+        if "resume" not in old:
+            raise ValueError(
+                f"{self.args.last}: holds no state to go on from; start anew with --overwrite"
+            )
+        if old["resume"]["best"] and (best is None or best.get("record") != old["record"]):
+            raise ValueError(
+                f"{self.args.best}: not there, or of another run than {self.args.last}, whose "
+                "best epoch it held; restore it, or start anew with --overwrite"
+            )
+        return old
+
+    def _check_stateless(self, best: dict[str, Any] | None) -> None:
+        if best is not None:
+            refuse_other_run(self.args.best, best, self.content)
+        if best is not None and self.args.resume:
+            raise ValueError(
+                f"{self.args.best}: holds no state to go on from; start anew with --overwrite"
+            )
+        if self.args.resume:
+            print(f"note: {self.args.last} is not there; starting from the beginning")
 
     def keep_best(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
         """Remember the best epoch; ``save`` writes it."""
@@ -156,15 +183,19 @@ def refuse_other_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> No
     Raises:
         ValueError: lists the flags that differ.
     """
-    before, now = ({**c["train_args"], **{k: c[k] for k in DESCRIPTION[:-1]}} for c in (old, new))
-    keys = [k for k in {**before, **now} if k not in MACHINE]
-    different = [k for k in keys if before.get(k) != now.get(k)]
-    if different:
-        flags = ", ".join(f"--{k} {before.get(k)}" for k in different[:4])
+    flags = ", ".join(f"--{key} {value}" for key, value in differing(old, new)[:4])
+    if flags:
         raise ValueError(
             f"{path}: holds another run, with {flags}; name this one with --tag, "
             "or replace that with --overwrite"
         )
+
+
+def differing(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The settings in which two checkpoints' runs differ, with the old one's values."""
+    before, now = ({**c["train_args"], **{k: c[k] for k in DESCRIPTION[:-1]}} for c in (old, new))
+    keys = [key for key in {**before, **now} if key not in MACHINE]
+    return [(key, before.get(key)) for key in keys if before.get(key) != now.get(key)]
 
 
 def record(argv: list[str]) -> dict[str, str]:
@@ -181,4 +212,6 @@ def record(argv: list[str]) -> dict[str, str]:
 def command(argv: list[str], *more: str) -> str:
     """The command line as one can type it again, with flags added."""
     added = [flag for flag in more if flag not in argv]
+    if "--resume" in more:  # what excludes it was meant for the start
+        argv = [flag for flag in argv if flag != "--overwrite"]
     return shlex.join([*launcher(), sys.argv[0], *argv, *added])

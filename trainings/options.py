@@ -236,6 +236,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
         raise ValueError("--swa_start 1: leaves no epoch to average; 0.75 takes the last quarter")
     if args.class_weights and args.balanced_sampling:
         raise ValueError("--class_weights and --balanced_sampling: each balances alone; choose one")
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite: the one keeps what the other drops; choose one")
     if args.looksam_alpha and args.every == 1:
         raise ValueError("--looksam_alpha: acts between ascents only; add --every 5")
     if args.optimizer not in RHO:
@@ -246,6 +248,8 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
         args.rho = RHO[args.optimizer]
     if args.tag and not re.fullmatch(r"[\w-]{1,50}", args.tag, re.ASCII):
         raise ValueError(f"--tag {args.tag[:60]!r}: at most 50 letters, digits, - and _")
+    if f"_{args.tag}".endswith("_last"):
+        raise ValueError(f"--tag {args.tag}: ends as the states' names do; choose another")
     suffix = "" if args.dataset == defaults.dataset else f"_{args.dataset}"
     fold = getattr(args, "fold", None)
     suffix += "" if fold is None else f"_fold{fold}"

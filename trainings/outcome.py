@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,9 +34,17 @@ def refuse_bad_loss(state: TrainingState, batches: Sequence[int | None], files: 
 
 
 def better(new: dict[str, float], old: dict[str, float], by: str) -> bool:
-    """By ``--select`` on validation; a small set gives ties, which the loss decides."""
-    if not old or by == "loss":
-        return not old or new["val_loss"] < old["val_loss"]
+    """By ``--select`` on validation; a small set gives ties, which the loss decides.
+
+    An epoch whose loss is NaN or infinite is never better than one whose isn't: its accuracy may
+    be, as argmax calls every NaN the first class.
+    """
+    if not old or not math.isfinite(old["val_loss"]):
+        return True
+    if not math.isfinite(new["val_loss"]):
+        return False
+    if by == "loss":
+        return new["val_loss"] < old["val_loss"]
     key = f"val_{by}"
     return (new[key], -new["val_loss"]) > (old[key], -old["val_loss"])
 

@@ -15,6 +15,8 @@ from pathlib import Path
 Settings = dict[str, str]
 Columns = dict[str, list[float]]
 
+# The settings that say where and how a run is made, and not which run it is.
+MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
 MAX_BYTES = 16 * 2**20
 MAX_CELLS = 1_000_000  # 100,000 epochs of what a run writes
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)

@@ -34,7 +34,8 @@ class Total:
         self.losses.append(losses.sum(dtype=torch.float64))
         classes = len(self.confusion)
         cells = targets * classes + logits.argmax(dim=1)
-        self.confusion += torch.bincount(cells, minlength=classes**2).view(classes, classes)
+        # Not bincount, which reads the largest cell back from a GPU.
+        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
     def over(self, ranks: Ranks) -> Total:
         """The total over all processes."""

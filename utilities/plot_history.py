@@ -23,14 +23,12 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write
-from utilities.history import Columns, Settings, read_history
+from utilities.history import MACHINE, Columns, Settings, read_history
 
 PARTS = {"train": "training", "val": "validation"}
 ROWS = {"loss": "loss", "acc": "accuracy (%)", "f1": "macro F1 (%)"}
 # Where, when and by which version of the code a run was made makes it no other run.
-INCIDENTAL = {"device", "threads", "compile", "tensorboard", "save_seconds", "defaults"} | {
-    "command", "commit", "python", "torch", "platform", "started"
-}  # fmt: skip
+INCIDENTAL = {*MACHINE, "defaults", "command", "commit", "python", "torch", "platform", "started"}
 # Okabe & Ito 2008, which colour-blind people tell apart; without yellow, too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")  # 7 and 4: 28 pairs, and a curve shows below one that covers it
