@@ -10,7 +10,7 @@ of its own whose address space may grow by 1 GiB. The seed decides the damage; t
 differ a little between runs where they hold paths or, as torch's old format, addresses. Exit code
 1 if a reader did what it may not.
 
-Histories (.dat) and settings (.toml) aren't here: nothing in the project reads them yet.
+Settings (.toml) aren't here: nothing in the project reads them yet.
 """
 
 from __future__ import annotations
@@ -124,6 +124,14 @@ def npz_reader() -> Reader:
     return Reader(lambda path: read_npz(path, ("x", "y")), "a.npz", samples)
 
 
+def history_reader() -> Reader:
+    from utilities.history import read_history
+
+    rows = ["epoch\tlearning_rate\ttrain_loss", "1\t0.1\t2.3025", "2\t0.05\t1e-05"]
+    text = "\n".join(["# optimizer: SAM", "# rho: 0.05", *rows]) + "\n"
+    return Reader(read_history, "run.dat", [{"run.dat": text.encode()}])
+
+
 def kaggle_reader() -> Reader:
     from DatasetClass.kaggle import read_kaggle
 
@@ -205,6 +213,7 @@ READERS: dict[str, Callable[[], Reader]] = {
     "npz": npz_reader,
     "csv": kaggle_reader,
     "pickle": batch_reader,
+    "dat": history_reader,
     "h5": surface_reader,
     "wfdb": record_reader,
     "tu": graphs_reader,

@@ -13,7 +13,7 @@ from sam import SAM, frozen_batch_norm, normalisation_only
 from utilities.files import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
-SECTION = TEXT[TEXT.index("## Copy this file") : TEXT.index("## Smoke runs")]
+SECTION = TEXT[TEXT.index("## Copy this file") : TEXT.index("## First runs")]
 SNIPPETS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
 
 
