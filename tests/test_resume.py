@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, run_script
+from forks import end, killed_after_a_save, training
 from toy import Toy, train
 
-from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
+from trainings import my_train_GCN
 from utilities import checkpoint
 from utilities.files import ROOT
 from utilities.interrupt import Interrupted
 
-MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
 KILLS = 10
-
-
-def in_child(main: Callable[[Sequence[str]], object], argv: list[str]) -> int:
-    """Run a training in a child process; a fork, because importing torch takes seconds."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            main(argv)
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def killed_after_a_save(main: Callable, argv: list[str], out: Path, seconds: float) -> bool:
-    """Kill a run some ``seconds`` after it first saved; False if it ended before."""
-
-    def saved() -> list[int]:
-        return [path.stat().st_mtime_ns for path in out.glob("to_plot/*_last.pt")]
-
-    before, child = saved(), in_child(main, argv)
-    while saved() == before:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(0.002)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
@@ -91,23 +59,20 @@ def equal(a: tuple[dict, dict, list], b: tuple[dict, dict, list]) -> bool:
 def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
     name: str, options: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
-    main = MAINS[name]
     # Saved after each step: half of the time goes into writing.
     common = [*options, "--batch_size=8", "--save_seconds=0"]
     started = time.monotonic()
-    child = in_child(main, flags(name, data_dir, tmp_path / "a", *common))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert end(training(name, flags(name, data_dir, tmp_path / "a", *common))) == 0
     whole = time.monotonic() - started
     argv = flags(name, data_dir, tmp_path / "b", *common, "--resume")
     draw, kills = random.Random(name), 0
     while kills < KILLS:  # three steps at most from one to the next, of which there are 69 or more
         delay = draw.uniform(0, 3) * whole / 69
-        assert killed_after_a_save(main, argv, tmp_path / "b", delay), f"over after {kills} kills"
+        assert killed_after_a_save(name, argv, tmp_path / "b", delay), f"over after {kills} kills"
         kills += 1
         for path in (tmp_path / "b" / "to_plot").glob("model*.pt"):
             checkpoint.load(path)  # readable after every kill
-    child = in_child(main, argv)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert end(training(name, argv)) == 0
     assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
     left = [path.name for path in tmp_path.glob("b/*/.*.part*")]
     assert not left
@@ -139,11 +104,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number: int, data_dir: Path, tmp_p
 def test_an_unfinished_run_is_not_started_over_by_mistake(tmp_path: Path) -> None:
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=40"]
     argv += ["--save_seconds=0"]
-    first = in_child(my_train_GCN.main, argv)
-    while not list(tmp_path.glob("to_plot/*_last.pt")):
-        time.sleep(0.01)
-    os.kill(first, signal.SIGKILL)
-    os.waitpid(first, 0)
+    assert killed_after_a_save("GCN", argv, tmp_path, 0.0)
     done = run_script("trainings/my_train_GCN.py", *argv)
     assert done.returncode == 2
     assert "of 40 epochs; add --resume to go on, or --overwrite" in done.stderr
@@ -157,14 +118,14 @@ def test_an_unfinished_run_is_not_started_over_by_mistake(tmp_path: Path) -> Non
 
 def test_the_second_of_two_runs_stops_and_a_killed_ones_lock_is_free(tmp_path: Path) -> None:
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1"]
-    first = in_child(my_train_GCN.main, [*argv, "--epochs=100000"])
+    first = training("GCN", [*argv, "--epochs=100000"])
     try:
-        while not list(tmp_path.glob("outputs/*.dat")):
+        while not list(tmp_path.glob("outputs/*.dat")) and first.is_alive():
             time.sleep(0.05)
         done = run_script("trainings/my_train_GCN.py", *argv, "--epochs=100000")
     finally:
-        os.kill(first, signal.SIGKILL)
-        os.waitpid(first, 0)
+        first.kill()
+        assert end(first) == -signal.SIGKILL
     assert done.returncode == 2
     assert "another process is training this run now" in done.stderr
     assert len(done.stderr.splitlines()) == 1

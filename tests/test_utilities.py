@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import end, start
 from torch import nn
 
 from utilities import checkpoint
@@ -101,23 +102,25 @@ def test_weights_that_do_not_fit_are_listed() -> None:
     assert "(2, 2) for (2, 3)" in str(error.value)
 
 
+def save_on_a_small_disk(path: Path, content: dict) -> None:
+    """In a process of its own, which the limit must not outlive; exits with 7 on an OSError."""
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        checkpoint.save(path, content)
+    except OSError:
+        os._exit(7)
+
+
 def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
+    pytest.importorskip("resource")
     path = tmp_path / "model.pt"
     checkpoint.save(path, CONTENT)
     big = {**CONTENT, "state_dict": {"weight": torch.zeros(1_000_000)}}
-    child = os.fork()
-    if child == 0:  # the limit must not outlive this test
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            checkpoint.save(path, big)
-        except OSError:
-            os._exit(7)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert end(start(save_on_a_small_disk, path, big)) == 7
     assert checkpoint.load(path)["epoch"] == 3
     assert os.listdir(tmp_path) == ["model.pt"]
 
