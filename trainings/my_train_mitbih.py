@@ -1,10 +1,10 @@
 """Train a Transformer on the heartbeats of the MIT-BIH Arrhythmia Database.
 
-    python trainings/my_train_mitbih.py --optimizer=ADAM                  # 20 epochs: 25 min
-    python trainings/my_train_mitbih.py --optimizer=SAM --rho=0.05        # SAM on ADAM: 55 min
-    python trainings/my_train_mitbih.py --optimizer=SAM --epochs=1        # a first look: 3 min
+    python trainings/my_train_mitbih.py --optimizer=ADAM                  # 20 epochs: 10 min
+    python trainings/my_train_mitbih.py --optimizer=SAM --rho=0.05        # SAM on ADAM: 20 min
+    python trainings/my_train_mitbih.py --optimizer=SAM --epochs=1        # a first look: 1 min
 
-Times are those of one CPU core. The beats of one patient lie in all splits, as in the Kaggle
+Times are those of two CPU cores. The beats of one patient lie in all splits, as in the Kaggle
 files, unless --split=inter_patient (DatasetClass/mitbih.py).
 """
 
