@@ -1,6 +1,6 @@
 """Kill a process that saves again and again, at random moments, and look at what it leaves.
 
-    python benchmarks/kill_saves.py                      # 1,000 kills of ours: 5 minutes
+    python benchmarks/kill_saves.py                      # 1,000 kills of ours: 3 minutes
     python benchmarks/kill_saves.py --kills=20 --others=10
 
 After each SIGKILL the file is read: counted is how often it is unreadable, and how often a save

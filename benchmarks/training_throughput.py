@@ -1,6 +1,6 @@
 """How fast training is: our loop against a plain one, and each relative of SAM against SGD.
 
-    python benchmarks/training_throughput.py                     # 8 minutes on 2 cores
+    python benchmarks/training_throughput.py                     # 5.5 minutes on 2 cores
     python benchmarks/training_throughput.py --part GCN --rounds=20
     python benchmarks/training_throughput.py --part gpu          # WRN-16-8 on all images, a GPU
 
