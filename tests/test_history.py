@@ -159,6 +159,15 @@ def test_one_run_has_no_band_and_a_short_one_ends_its_curve(tmp_path: Path, caps
     assert "b.dat ends after epoch 3" in capsys.readouterr().out
 
 
+def test_a_run_in_its_first_epoch_is_left_out(tmp_path: Path, capsys) -> None:
+    whole, fresh = write(tmp_path / "a.dat", run_rows(0), seed=0), write(tmp_path / "b.dat", [])
+    (curve,) = plot_history.read_curves([fresh, whole], ["seed"])
+    assert curve.values["epoch"].shape == (1, 4)
+    assert f"{fresh} has no epoch yet" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="nor in any other"):
+        plot_history.read_curves([fresh], ["seed"])
+
+
 def test_folds_are_repetitions_if_asked_for(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"{fold}.dat", run_rows(fold), seed=0, fold=fold) for fold in range(3)

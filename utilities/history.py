@@ -22,6 +22,10 @@ MAX_CELLS = 1_000_000  # 100,000 epochs of what a run writes
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
 
+class NoEpochError(ValueError):
+    """A history without a row: its run is in the first epoch, or was stopped there."""
+
+
 def read_history(path: str | os.PathLike[str]) -> tuple[Settings, Columns]:
     """Read the arguments on top and the table below them.
 
@@ -85,7 +89,7 @@ def _table(path: Path, names: list[str], lines: Iterator[tuple[int, str]]) -> Co
                 f"{path}, row {number}: epoch {row[0]}, expected {len(columns['epoch'])}"
             )
     if not cells:
-        raise ValueError(f"{path}: no epoch in it; was the run stopped in its first?")
+        raise NoEpochError(f"{path}: no epoch in it; was the run stopped in its first?")
     return columns
 
 

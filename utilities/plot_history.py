@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write
-from utilities.history import MACHINE, Columns, Settings, read_history
+from utilities.history import MACHINE, Columns, NoEpochError, Settings, read_history
 
 PARTS = {"train": "training", "val": "validation"}
 ROWS = {"loss": "loss", "acc": "accuracy (%)", "f1": "macro F1 (%)"}
@@ -53,14 +53,20 @@ class Curve:
 def read_curves(paths: Sequence[Path], over: Sequence[str]) -> list[Curve]:
     """Read histories and gather the runs that differ in nothing but the settings ``over``.
 
+    One without an epoch yet is left out, and a line says so.
+
     Raises:
         FileNotFoundError: no such history.
-        ValueError: a history is damaged, or two are of one and the same run.
+        ValueError: a history is damaged, two are of one and the same run, or none has an epoch.
     """
     groups: dict[frozenset[tuple[str, str]], dict[tuple[str | None, ...], Any]] = {}
     settings_of: dict[frozenset[tuple[str, str]], Settings] = {}
     for path in paths:
-        settings, columns = read_history(path)
+        try:
+            settings, columns = read_history(path)
+        except NoEpochError:
+            print(f"note: {path} has no epoch yet and is left out")
+            continue
         which = tuple(settings.get(key) for key in over)
         own = {k: v for k, v in settings.items() if k not in INCIDENTAL and k not in over}
         key = frozenset(own.items())
@@ -71,6 +77,8 @@ def read_curves(paths: Sequence[Path], over: Sequence[str]) -> list[Curve]:
                 f"{path}: the same settings as {runs[which][0]}, seed too; leave one of them out"
             )
         runs[which] = (path, columns)
+    if not groups:
+        raise ValueError(f"{paths[0]}: no epoch in it nor in any other; wait for the first")
     curves = [_curve(settings_of[key], list(runs.values())) for key, runs in groups.items()]
     for curve, label in zip(curves, labels([c.settings for c in curves]), strict=True):
         curve.label = textwrap.fill(f"{label} (n={len(curve.values['epoch'])})", 66)
