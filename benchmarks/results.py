@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 from benchmarks.timing import table
 from utilities import checkpoint
 from utilities.cli import Parser, run
 from utilities.history import MACHINE, read_history
+from utilities.plot_history import mean_and_band
 
 SHARED = ("optimizer", "rho", "epochs", "average")  # the flags that a row shows
 APART = ("seed", "fold", "tag", *MACHINE)
@@ -29,12 +29,9 @@ COLUMNS = ("test_acc", "test_f1", "val_acc", "val_f1")
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half width of its 95 % t interval (Student 1908), as text."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{mean:.2f} ± {t.ppf(0.975, len(values) - 1) * error:.2f}"
+    """Mean and half width of its 95 % t interval, as text; of one run the value alone."""
+    (mean,), (half,) = mean_and_band(np.array(values)[:, None])
+    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {half:.2f}"
 
 
 def history_of(path: Path, content: dict[str, Any]) -> Path:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import filelock
@@ -65,12 +64,7 @@ class RunFiles:
         for path in (self.args.best, self.args.last, self.args.history):
             remove_parts(path)  # of a killed run
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.lock.release()
 
     def resume(self, state: TrainingState) -> None:

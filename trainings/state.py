@@ -88,18 +88,18 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """All by which a resumed run goes on bit for bit; every process must call it."""
-        cuda = self.ranks.device.type == "cuda"
+        cuda, optimizer = self.ranks.device.type == "cuda", self.optimizer.state_dict()
         own = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.ranks.device) if cuda else None,
             "augmentation": self.dataset.generator.get_state(),
             "total": self.total.state_dict(),
             # Friendly SAM's mean of gradients, which processes that climb alone have each.
-            "mean": self.optimizer.state_dict()["sam"]["mean"] if not self.args.ascent_sync else {},
+            "mean": {} if self.args.ascent_sync else optimizer["sam"]["mean"],
         }
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict(),
             "train": self.dataset.train.state_dict(),
