@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import filelock
+
 ROOT = Path(__file__).resolve().parents[1]
+HEX = 8  # digits that tell the temporary files of one name apart
 
 
 @contextmanager
@@ -18,14 +21,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The file is synced to disk, renamed over ``path`` and the folder synced, so that at any
     moment ``path`` is the old file or the new one, whole. On an exception the temporary file
-    is removed and ``path`` stays as it was.
+    is removed and ``path`` stays as it was. A symbolic link stays one: its target is replaced.
 
     Raises:
-        OSError: the folder can't be made or written, or the disk is full.
+        OSError: ``path`` is a link to nothing or no plain file, the folder can't be made or
+            written, or the disk is full.
     """
-    path = Path(path)
+    path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.part{path.suffix}")
+    part = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(HEX // 2)}.part{path.suffix}")
     try:
         yield part
         # Windows flushes only handles opened for writing, hence r+b.
@@ -42,9 +46,62 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             part.unlink()
 
 
+def target(path: str | os.PathLike[str]) -> Path:
+    """The file that a result named ``path`` goes to: ``path``, or what it links to.
+
+    Raises:
+        OSError: a symbolic link that leads nowhere or in a circle, a folder or a device. A script
+            that computes for long asks before it does.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        try:
+            path = Path(os.path.realpath(path, strict=True))
+        except OSError as error:
+            raise OSError(
+                f"{path}: a symbolic link to {os.readlink(path)}, which is not there or leads back "
+                "to the link; make that file, or remove the link"
+            ) from error
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: no plain file, so no result can have this name; choose another")
+    return path
+
+
+@contextmanager
+def locked(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+    """Hold the lock of the result ``path``, so that one process at a time writes it.
+
+    The lock is the kernel's, on ``.<name>.lock`` beside the file: it goes with its process, however
+    that ends. The empty file stays, since another process may be about to lock it.
+
+    Args:
+        path: the result; of several that belong together, one that names them all.
+        remedy: how the user writes elsewhere, such as "name this one with --tag".
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: see ``atomic_write``.
+    """
+    path = target(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ValueError(
+            f"{path}: another process is writing it now; wait for it, or {remedy}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def remove_parts(path: Path) -> None:
     """Remove what killed writers of ``path`` left; only while no other process writes it."""
-    for part in path.parent.glob(f".{glob.escape(path.stem[:100])}.*.part{path.suffix}"):
+    path = target(path)
+    unique = "[0-9a-f]" * HEX  # and not *, which takes a name that goes on after a dot too
+    for part in path.parent.glob(f".{glob.escape(path.stem[:100])}.{unique}.part{path.suffix}"):
         part.unlink(missing_ok=True)
 
 

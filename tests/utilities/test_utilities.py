@@ -1,8 +1,7 @@
-"""Files and checkpoints: written whole or not at all, read without running code."""
+"""Checkpoints: written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 from pathlib import Path
@@ -13,7 +12,6 @@ from forks import end, start
 from torch import nn
 
 from utilities import checkpoint
-from utilities.files import atomic_write
 
 CONTENT = {
     "model": "GCN",
@@ -25,19 +23,6 @@ CONTENT = {
     "metrics": {"val_acc": 80.0},
     "state_dict": {"weight": torch.arange(4.0)},
 }
-
-
-def test_atomic_write_keeps_the_old_file_on_an_exception(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_write(path) as part:
-        part.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    with atomic_write(path) as part:
-        part.write_text("new")
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_checkpoint_round_trip_and_full_description(tmp_path: Path) -> None:
@@ -123,10 +108,3 @@ def test_a_full_disk_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     assert end(start(save_on_a_small_disk, path, big)) == 7
     assert checkpoint.load(path)["epoch"] == 3
     assert os.listdir(tmp_path) == ["model.pt"]
-
-
-def test_an_error_while_writing_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "history.dat"
-    message = r"No space left on device: .*history\.dat"
-    with pytest.raises(OSError, match=message), atomic_write(path):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as file.write does
