@@ -1,0 +1,63 @@
+"""How a picture is saved, and the colours of all of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from utilities.files import atomic_write, target
+
+DPI = 150
+SUFFIXES = (".png", ".pdf", ".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
+# Okabe & Ito 2008, which colour-blind people tell apart; without yellow, too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")  # 7 and 4: 28 pairs, and a curve shows below one that covers it
+HEIGHTS = "viridis"  # matplotlib's name of the colours of a surface, from low to high
+MARK = "#D55E00"  # of a point on a surface, the checkpoint; seen on all of viridis
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Colour and style of a figure's curve ``number``, from 0, as matplotlib's keywords."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
+
+
+def picture_path(text: str) -> Path:
+    """The path of a picture, as argparse's ``type`` of a flag such as ``--output``.
+
+    Raises:
+        argparse.ArgumentTypeError: the name doesn't end as a picture's, or is a folder's or that
+            of a link to nothing.
+    """
+    try:
+        return check_picture(Path(text))
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def check_picture(path: Path) -> Path:
+    """Return ``path`` if a picture can have this name.
+
+    Raises:
+        ValueError: it doesn't end in one of ``SUFFIXES``.
+        OSError: it is a folder, or a link to nothing.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: no picture's name; end it in {', '.join(SUFFIXES)}")
+    target(path)
+    return path
+
+
+def save_picture(figure: Figure, path: Path) -> Path:
+    """Write ``figure`` to ``path``, whole or not at all, and return ``path``.
+
+    Two that write one name at once leave the picture of one of them, whole.
+
+    Raises:
+        ValueError: the name is not a picture's.
+        OSError: see ``utilities.files.atomic_write``.
+    """
+    with atomic_write(check_picture(path)) as part:
+        figure.savefig(part, dpi=DPI)
+    return path
