@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from utilities.files import atomic_write
+from utilities.progress import duration, is_terminal
 
 COLUMNS = {
     "epoch": "d",
@@ -65,8 +66,7 @@ class Log:
         self.path, self.epochs, self.rows, self.quiet = args.history, args.epochs, rows, quiet
         self.settings = {**content["train_args"], **content["record"]}
         self.console = Console(highlight=False)
-        # Not is_terminal, which FORCE_COLOR makes true in a pipe too.
-        self.table = self.console.file.isatty() and not self.console.is_dumb_terminal
+        self.table = is_terminal(self.console)
         self.live = Live(console=self.console, auto_refresh=False)
         self.started, self.written, self.done = time.monotonic(), 0.0, len(rows)
         self.events, self.files = None, [self.path]
@@ -169,15 +169,6 @@ class Log:
         if self.events is not None:
             self.events.flush()
         self.written = time.monotonic()
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 0.05 s, 12.3 s, 4:05, 1:02:03."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _grid(head: list[str], rows: list[list[str]]) -> Table:
