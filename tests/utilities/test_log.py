@@ -113,7 +113,9 @@ with Log(args_for(Path({path!r}), 20), CONTENT, []) as log:
 
 def on_terminal(path: Path, columns: int, lines: int = 24, ascii_only: bool = False, **env) -> str:
     """What a run of 20 epochs writes to a pseudo-terminal of this size."""
-    code = SHOW.format(path=str(path), tests=str(Path(__file__).parent), accents=int(not ascii_only))
+    code = SHOW.format(
+        path=str(path), tests=str(Path(__file__).parent), accents=int(not ascii_only)
+    )
     child, terminal = pty.fork()
     if child == 0:
         size = struct.pack("HHHH", lines, columns, 0, 0)
