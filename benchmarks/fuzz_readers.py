@@ -85,6 +85,7 @@ def checkpoint_reader() -> Reader:
     from utilities import checkpoint
 
     content: dict[str, Any] = {
+        "task": "GCN",
         "model": "gnc",
         "model_args": {"in_channels": 7},
         "dataset": "MUTAG",

@@ -134,7 +134,7 @@ def alone(folder: Path) -> Victim:
     """``checkpoint.save`` of weights and momentum of a WRN-16-2, all filled with the number."""
     path = folder / "model.pt"
     weights = models.build("cifar", depth=16, width_factor=2).state_dict()
-    texts = {"model": "cifar", "dataset": "cifar10"}
+    texts = {"task": "cifar", "model": "cifar", "dataset": "cifar10"}
     dicts = {key: {} for key in ("model_args", "data_args", "train_args", "metrics")}
 
     def save(acknowledge: Acknowledge) -> None:

@@ -43,6 +43,7 @@ def fit(
         Interrupted: asked to stop; the state is saved.
     """
     content = {
+        "task": defaults.name,
         "model": defaults.name,
         "model_args": model_args,
         "dataset": dataset.name,

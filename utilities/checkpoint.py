@@ -1,7 +1,10 @@
 """Checkpoints: plain dicts of tensors, numbers, strings and lists that describe themselves.
 
 ``save`` writes one whole or not at all; ``load`` reads it with ``weights_only=True``, so that a
-file from a stranger never runs code, and checks that nothing is missing.
+file from a stranger never runs code, and checks that nothing is missing. ``task`` names the run's
+files, ``model`` is what ``models.build`` makes, so that a user's own model can have a checkpoint.
+
+Format 1 had no ``sha256``; 1 and 2 had no ``task``, which was the model's name.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import torch
 
 from utilities.files import ROOT, atomic_write
 
-FORMAT = 2
+FORMAT = 3
 KEYS = {
     "format": int,
+    "task": str,
     "model": str,
     "model_args": dict,
     "dataset": str,
@@ -37,6 +41,10 @@ KEYS = {
 
 def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write a checkpoint; ``format``, ``versions``, ``commit`` and ``sha256`` are added here.
+
+    Args:
+        path: the file.
+        content: all the other keys of ``KEYS``, and whatever else is to be kept.
 
     Raises:
         OSError: the file can't be written; an older file of that name stays as it was.
@@ -72,7 +80,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     _check(path, content)
     if content["format"] > 1 and content.pop("sha256", None) != digest(content):
         raise ValueError(f"{path}: damaged, its SHA-256 is wrong; make it again")
-    return content
+    return {"task": content["model"], **content}
 
 
 def digest(content: Any) -> str:
@@ -101,10 +109,12 @@ def _feed(state: Any, value: Any) -> None:
 def _check(path: Path, content: Any) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a checkpoint of this project (no dict)")
-    wrong = [key for key, kind in KEYS.items() if not isinstance(content.get(key), kind)]
+    before_task = isinstance(content.get("format"), int) and content["format"] < 3
+    keys = {**KEYS, "task": object} if before_task else KEYS
+    wrong = [key for key, kind in keys.items() if not isinstance(content.get(key), kind)]
     if wrong:
         raise ValueError(f"{path}: not a checkpoint of this project (missing {', '.join(wrong)})")
-    if not 1 <= content["format"] <= FORMAT:  # 1 had no sha256
+    if not 1 <= content["format"] <= FORMAT:
         raise ValueError(
             f"{path}: checkpoint format {content['format']}, this version reads up to {FORMAT}"
         )

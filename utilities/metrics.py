@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utilities.ranks import Ranks
 
@@ -71,6 +71,34 @@ class Total:
         device = self.confusion.device
         self.losses = [loss.to(device) for loss in state["losses"]]
         self.confusion = state["confusion"].to(device)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    classes: int,
+    device: torch.device | str = "cpu",
+) -> Total:
+    """Loss and confusion of a model over ``batches``, in eval mode, in which it is left.
+
+    Every sample counts alike, whatever the batches' sizes. Of several processes each sums up the
+    batches that it has; ``.over(ranks)`` of the result is the sum over all of them.
+
+    Args:
+        model: gives logits (B, classes).
+        batches: of (inputs, targets).
+        loss: one value a sample, (B,), from logits (B, classes) and targets (B,).
+        classes: number of classes.
+        device: where the batches lie.
+    """
+    model.eval()
+    total = Total(classes, device)
+    for inputs, targets in batches:
+        logits = model(inputs)
+        total.add(logits, loss(logits, targets), targets)
+    return total
 
 
 def recall_precision_f1(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from utilities import checkpoint
 
 CONTENT = {
+    "task": "mine",
     "model": "GCN",
     "model_args": {"in_channels": 7},
     "dataset": "MUTAG",
@@ -35,6 +36,22 @@ def test_checkpoint_round_trip_and_full_description(tmp_path: Path) -> None:
     }
     assert read["versions"]["torch"] == torch.__version__
     assert read["format"] == checkpoint.FORMAT
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_older_formats_are_read_and_their_task_is_the_models_name(
+    number: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.pt"
+    checkpoint.save(path, CONTENT)
+    content = {k: v for k, v in checkpoint.load(path).items() if k != "task"} | {"format": number}
+    if number == 2:
+        content["sha256"] = checkpoint.digest(content)
+    torch.save(content, path)
+    assert checkpoint.load(path)["task"] == "GCN"
+    torch.save({**content, "format": 3}, path)
+    with pytest.raises(ValueError, match="missing task"):
+        checkpoint.load(path)
 
 
 def test_truncated_at_every_percent_is_one_line_with_the_name(tmp_path: Path) -> None:
