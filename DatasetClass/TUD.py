@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from DatasetClass.archives import unpack
-from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.download import check_hash, fetch, set_aside
+from DatasetClass.batches import Batch, Dataset
 from DatasetClass.graphs import GraphSet
-from DatasetClass.tu_files import Graphs, read_graphs
+from DatasetClass.raw.tu_files import node_features, read_graphs
+from DatasetClass.splits import fold_split, stratified_split
+from DatasetClass.storage.archives import unpack
+from DatasetClass.storage.damaged import check_hash, set_aside
+from DatasetClass.storage.download import download
 
 URL = "https://www.chrsmrrs.com/graphkerneldatasets/{name}.zip"
 SHA256 = {
@@ -30,9 +31,10 @@ SHA256 = {
 }
 EMBEDDED = Path(__file__).with_name("MUTAG.zip")
 UNPACKED_LIMIT = 2**31  # bytes; the largest sets of TUDataset unpack to about 1 GB
-SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
-INNER_FOLDS = 10  # val is one of so many parts of the training folds, as Errica et al. 2020
-MAX_ONE_HOT = 1000  # degrees from here on make one number, as in PyG's benchmarks
+FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+# What the files give numbers for (Debnath et al. 1991, Borgwardt et al. 2005).
+CLASS_NAMES = {"MUTAG": ("not mutagenic", "mutagenic"), "PROTEINS": ("enzyme", "no enzyme")}
+NODE_NAMES = {"MUTAG": ("C", "N", "O", "F", "I", "Cl", "Br")}
 
 
 class TUD(Dataset):
@@ -59,6 +61,7 @@ class TUD(Dataset):
 
     Attributes:
         graphs: all graphs; ``graphs[i]`` is one of them, a torch_geometric Data.
+        node_names: of the node labels, in rising order; empty where nobody names them.
         labels: (graphs,) int64, 0 to num_classes - 1 in the files' order of labels.
 
     Raises:
@@ -82,6 +85,7 @@ class TUD(Dataset):
             raise ValueError(f"--dataset {name[:60]!r}: not a name of TUDataset")
         raw = read_graphs(_raw_folder(data_dir, name), name)
         self.name = name
+        self.class_names, self.node_names = CLASS_NAMES.get(name, ()), NODE_NAMES.get(name, ())
         x, count = node_features(raw, node_attributes), len(raw.classes)
         self.graphs = GraphSet(x, raw.edges, raw.graph, count, device)
         self.labels = torch.from_numpy(raw.classes).to(device)
@@ -94,12 +98,16 @@ class TUD(Dataset):
             "fold": fold,
             "folds": folds,
         }
-        splits = split(torch.from_numpy(raw.classes), seed, fold, folds)
+        labels = torch.from_numpy(raw.classes)
+        if fold is None:
+            splits = stratified_split(labels, FRACTIONS, seed)
+        else:
+            splits = fold_split(labels, fold, folds, seed)
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
-        place = indices.to(self.labels.device, non_blocking=True)
-        return self.graphs.batch(indices), self.labels[place]
+        labels = self.labels[indices.to(self.labels.device, non_blocking=True)]
+        return self.graphs.batch(indices), labels
 
     def describe(self) -> str:
         counts = "/".join(str(n) for n in self.labels.bincount().tolist())
@@ -110,57 +118,6 @@ class TUD(Dataset):
         return f"{text}; fold {self.data_args['fold']} of 0 to {self.data_args['folds'] - 1}"
 
 
-def node_features(raw: Graphs, node_attributes: bool) -> np.ndarray:
-    """(nodes, features) float32: attributes if asked for, labels; degrees where neither is."""
-    parts = [raw.attributes, raw.labels] if node_attributes else [raw.labels]
-    x = np.concatenate(parts, axis=1)
-    if x.shape[1]:
-        return x
-    degrees = np.bincount(raw.edges[0], minlength=len(raw.graph))
-    highest = int(degrees.max(initial=0))
-    if highest >= MAX_ONE_HOT:
-        return np.log1p(degrees, dtype=np.float32)[:, None]
-    x = np.zeros((len(degrees), highest + 1), np.float32)
-    x[np.arange(len(degrees)), degrees] = 1
-    return x
-
-
-def split(labels: Tensor, seed: int, fold: int | None, folds: int) -> dict[str, Tensor]:
-    """Graph indices of train, val and test, in rising order.
-
-    Raises:
-        ValueError: no such fold, or more folds than graphs.
-    """
-    if fold is None:
-        return stratified_split(labels, SHARES, seed)
-    if not 2 <= folds <= len(labels):
-        raise ValueError(f"--folds {folds}: needs 2 to {len(labels):,}, the number of graphs")
-    if not 0 <= fold < folds:
-        raise ValueError(f"--fold {fold}: with --folds {folds} it goes from 0 to {folds - 1}")
-    tested = stratified_folds(labels, folds, seed) == fold
-    outer = torch.nonzero(~tested).flatten()
-    held_out = stratified_folds(labels[outer], INNER_FOLDS, seed) == 0
-    return {
-        "train": outer[~held_out],
-        "val": outer[held_out],
-        "test": torch.nonzero(tested).flatten(),
-    }
-
-
-def stratified_folds(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """Each sample's fold, (samples,) int64.
-
-    Shuffled, then dealt out class after class: the folds' sizes differ by one at most, and so
-    do their shares of any class, also of one with fewer samples than folds.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    membership = torch.empty_like(labels)
-    membership[by_class] = torch.arange(len(labels)) % folds
-    return membership
-
-
 def _raw_folder(data_dir: Path, name: str) -> Path:
     """The folder of the raw files; unpacked from the embedded or a downloaded zip if absent."""
     raw = data_dir / "TUDataset" / name / "raw"
@@ -169,7 +126,7 @@ def _raw_folder(data_dir: Path, name: str) -> Path:
             archive = EMBEDDED
             check_hash(archive, SHA256[name])
         else:
-            archive = fetch(
+            archive = download(
                 URL.format(name=name),
                 data_dir / "TUDataset" / f"{name}.zip",
                 SHA256.get(name),

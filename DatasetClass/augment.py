@@ -59,17 +59,17 @@ class Augmentation:
             raise ValueError(f"--cutout {self.cutout}: from 0 to {size} pixels")
 
 
-def draw(count: int, size: int, wanted: Augmentation, generator: torch.Generator) -> Draws:
+def draw(count: int, size: int, chosen: Augmentation, generator: torch.Generator) -> Draws:
     """Draw for ``count`` images of ``size`` x ``size``.
 
-    Crops are uniform over all places in the padded image, half of the images are flipped, half
+    Crops are uniform over all positions in the padded image, half of the images are flipped, half
     get a hole. Its corner is uniform from ``-cutout // 2`` to ``size - cutout // 2 - 1``, as
     davda54 draws it: 16 pixels in an image of 32 begin at -8 to 23.
     """
-    places, half = 2 * wanted.padding + 1, wanted.cutout // 2
+    positions, half = 2 * chosen.padding + 1, chosen.cutout // 2
     return Draws(
-        top=torch.randint(places, (count,), generator=generator),
-        left=torch.randint(places, (count,), generator=generator),
+        top=torch.randint(positions, (count,), generator=generator),
+        left=torch.randint(positions, (count,), generator=generator),
         flip=torch.rand(count, generator=generator) < 0.5,
         cut=torch.rand(count, generator=generator) < 0.5,
         hole_top=torch.randint(-half, size - half, (count,), generator=generator),
@@ -77,13 +77,13 @@ def draw(count: int, size: int, wanted: Augmentation, generator: torch.Generator
     )
 
 
-def apply(images: Tensor, draws: Draws, wanted: Augmentation, mean: Tensor, std: Tensor) -> Tensor:
+def apply(images: Tensor, draws: Draws, chosen: Augmentation, mean: Tensor, std: Tensor) -> Tensor:
     """Pad, crop, flip, normalise and cut out, in that order.
 
     Args:
         images: (B, S, S, C) uint8.
-        draws: of ``draw``, with the same ``wanted``.
-        wanted: what to do.
+        draws: of ``draw``, with the same ``chosen``.
+        chosen: what to do.
         mean: (C,) float32 in units of 0 to 1, on the images' device.
         std: likewise.
 
@@ -92,11 +92,11 @@ def apply(images: Tensor, draws: Draws, wanted: Augmentation, mean: Tensor, std:
     """
     draws = Draws(*(value.to(images.device, non_blocking=True) for value in draws))
     size = images.size(1)
-    if wanted.padding:
-        images = crop(frame(images, wanted.padding, wanted.pad), size, draws.top, draws.left)
+    if chosen.padding:
+        images = crop(frame(images, chosen.padding, chosen.pad), size, draws.top, draws.left)
     normal = normalise(flip(images, draws.flip), mean, std)
-    if wanted.cutout:
-        normal = cut_out(normal, draws.cut, draws.hole_top, draws.hole_left, wanted.cutout)
+    if chosen.cutout:
+        normal = cut_out(normal, draws.cut, draws.hole_top, draws.hole_left, chosen.cutout)
     return normal.permute(0, 3, 1, 2)
 
 
@@ -164,9 +164,9 @@ def cut_out(images: Tensor, cut: Tensor, top: Tensor, left: Tensor, size: int) -
         size: its side in pixels.
     """
     side, channels = images.shape[2:]
-    place = torch.arange(side, device=images.device)
-    in_rows = (place >= top[:, None]) & (place < top[:, None] + size) & cut[:, None]  # (B, S)
-    in_columns = (place >= left[:, None]) & (place < left[:, None] + size)
+    pixel = torch.arange(side, device=images.device)
+    in_rows = (pixel >= top[:, None]) & (pixel < top[:, None] + size) & cut[:, None]  # (B, S)
+    in_columns = (pixel >= left[:, None]) & (pixel < left[:, None] + size)
     keep_rows, keep_columns = (~in_rows).float(), (~in_columns).float()
     keep_columns = keep_columns.repeat_interleave(channels, dim=1)  # (B, S C)
     keep = torch.maximum(keep_rows[:, :, None], keep_columns[:, None, :])  # 0 in the hole, else 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Batch = tuple[Any, Tensor]  # (inputs, targets): inputs a Tensor or a torch_geometric Batch
+from DatasetClass.splits import Splits, subset
+
+Batch = tuple[Any, Tensor]  # (inputs, targets (batch,) int64)
 RANK_SEED = 1_000_003  # distance between the seeds of processes that share a run
 Fetch = Callable[[Tensor], Batch]  # sample indices (batch,) int64 on the CPU -> a batch
 
@@ -22,9 +25,9 @@ class Batches:
 
     Attributes:
         samples: number of samples that one iteration yields.
-        generator: CPU generator that every iteration draws its order from, or None.
+        generator: CPU generator that every iteration's order comes from, or None.
         weights: (samples,), how often to draw each sample, with replacement; None for each once.
-        rank, world: this process's share of a batch is the ``rank``-th of ``world`` equal parts.
+        rank, world: of each batch this process gets the ``rank``-th of ``world`` equal parts.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Batches:
         self.weights: Tensor | None = None
         self.rank, self.world = 0, 1
         self.order: Tensor | None = None  # of the present iteration
-        self.position = 0  # how many of them have been yielded
+        self.position = 0  # how many samples of it have been yielded
         self._loaded = False
 
     def __len__(self) -> int:
@@ -49,17 +52,18 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._loaded:
-            self.order, self.position = self._draw(), 0
+            self.order, self.position = self.new_order(), 0
         self._loaded = False
         assert self.order is not None
-        for piece in self.order[self.position :].split(self.batch_size):
-            self.position += len(piece)
-            part = len(piece) // self.world  # equal parts: up to world - 1 samples are left out
+        for chosen in self.order[self.position :].split(self.batch_size):
+            self.position += len(chosen)
+            part = len(chosen) // self.world  # equal parts: up to world - 1 samples are left out
             if part:
-                yield self.fetch(piece[self.rank * part : (self.rank + 1) * part])
+                yield self.fetch(chosen[self.rank * part : (self.rank + 1) * part])
         self.order = None
 
-    def _draw(self) -> Tensor:
+    def new_order(self) -> Tensor:
+        """The sample indices (samples,) in the order of one iteration."""
         if self.generator is None:
             return self.indices
         if self.weights is None:
@@ -85,18 +89,24 @@ class Batches:
 class Dataset:
     """Three splits of one data set.
 
-    Subclasses set ``name``, ``num_classes``, ``labels`` (of all samples, (N,) int64),
-    ``model_args`` (the model's arguments that follow from the data), ``data_args`` (what rebuilds
-    the same splits), and call ``make_splits``.
+    Subclasses set what is listed first and call ``make_splits``, which sets the rest.
 
     Attributes:
+        name: as ``DatasetClass.load`` takes it.
+        num_classes: number of classes.
+        class_names: of the classes, by label; empty where nobody names them.
+        labels: of all samples, (N,) int64.
+        model_args: the model's arguments that follow from the data.
+        data_args: what rebuilds the same splits.
         train: shuffled and augmented batches.
         val, test: batches in fixed order without augmentation.
         sizes: samples of each split, over all processes that ``share`` it.
+        generator: CPU generator of the augmentation.
     """
 
     name: str
     num_classes: int
+    class_names: tuple[str, ...] = ()
     labels: Tensor
     model_args: dict[str, int]
     data_args: dict[str, Any]
@@ -106,7 +116,7 @@ class Dataset:
     sizes: dict[str, int]
 
     def make_splits(
-        self, splits: dict[str, Tensor], batch_size: int, seed: int, train_samples: int | None
+        self, splits: Splits, batch_size: int, seed: int, train_samples: int | None
     ) -> None:
         """Set ``train``, ``val`` and ``test`` from sample indices.
 
@@ -120,7 +130,7 @@ class Dataset:
                 raise ValueError(f"{self.name}: its {split} split is empty; the set is too small")
         self.seed = seed
         self.sizes = {split: len(indices) for split, indices in splits.items()}
-        # Apart: processes that share a run draw one order, but each its own augmentation.
+        # Apart: processes that share a run have one order, but each its own augmentation.
         order, self.generator = torch.Generator(), torch.Generator()
         order.manual_seed(seed)
         self.generator.manual_seed(seed + 1)
@@ -153,7 +163,7 @@ class Dataset:
 
     def balance(self) -> None:
         """Draw training samples with replacement so that every class comes equally often."""
-        self.train.weights = self.class_weights()[self._train_labels()]
+        self.train.weights = self.class_weights()[self.labels.cpu()[self.train.indices]]
 
     def class_weights(self) -> Tensor:
         """Weights (classes,) inversely proportional to a class's training samples.
@@ -161,12 +171,10 @@ class Dataset:
         Their mean over the training samples is 1, so that a weighted loss keeps its scale;
         classes without any sample have weight 0.
         """
-        counts = self._train_labels().bincount(minlength=self.num_classes)
+        labels = self.labels.cpu()[self.train.indices]
+        counts = labels.bincount(minlength=self.num_classes)
         occurring = int((counts > 0).sum())
         return torch.where(counts > 0, counts.sum() / (occurring * counts.clamp_min(1)), 0.0)
-
-    def _train_labels(self) -> Tensor:
-        return self.labels.cpu()[self.train.indices]
 
     def fetch(self, indices: Tensor) -> Batch:
         """The batch of these samples, without augmentation."""
@@ -182,7 +190,7 @@ class Dataset:
         Args:
             split: "train", "val" or "test".
             batch_size: samples a batch.
-            samples: draw this many (always the same ones); None or more than there are: all.
+            samples: choose this many (always the same ones); None or more than there are: all.
         """
         indices = subset(getattr(self, split).indices, samples)
         return list(Batches(self.fetch, indices, batch_size))
@@ -193,49 +201,25 @@ class Dataset:
         return f"{self.name}: {self.num_classes} classes; {sizes}"
 
 
-def first_part(batch: Batch, share: float) -> Batch:
-    """The first samples of a batch, ``share`` of them rounded up; the batch itself for share 1."""
+def first_part(batch: Batch, fraction: float) -> Batch:
+    """The first ``fraction`` of a batch, rounded up; the batch itself for 1."""
     inputs, targets = batch
-    count = math.ceil(share * len(targets))
+    count = math.ceil(fraction * len(targets))
     if count == len(targets):
         return batch
-    if isinstance(inputs, Tensor):
-        return inputs[:count], targets[:count]
-    from DatasetClass.graphs import first_graphs  # PyTorch Geometric takes seconds to load
-
-    return first_graphs(inputs, count), targets[:count]
+    return first_samples(inputs, count), targets[:count]
 
 
-def subset(indices: Tensor, samples: int | None) -> Tensor:
-    """Draw ``samples`` of ``indices`` without replacement, always the same, in rising order."""
-    if samples is None or samples >= len(indices):
-        return indices
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(indices), generator=generator)[:samples]
-    return indices[chosen.sort().values]
+@singledispatch
+def first_samples(inputs: Any, count: int) -> Any:
+    """The first ``count`` samples of a batch's inputs; each kind of inputs registers its own way.
 
-
-def stratified_split(labels: Tensor, fractions: dict[str, float], seed: int) -> dict[str, Tensor]:
-    """Split sample indices at random so that every part has the classes in equal proportion.
-
-    Args:
-        labels: (samples,) int64.
-        fractions: share of each named part; the first part takes what rounding leaves over.
-        seed: of the draw.
-
-    Returns:
-        For each name the sample indices in rising order; together they are all, each once.
+    Raises:
+        TypeError: no way is registered for this kind.
     """
-    generator = torch.Generator().manual_seed(seed)
-    first, *others = fractions
-    parts: dict[str, list[Tensor]] = {name: [] for name in fractions}
-    for label in labels.unique():
-        members = torch.nonzero(labels == label).flatten()
-        members = members[torch.randperm(len(members), generator=generator)]
-        start = 0
-        for name in others:
-            stop = start + round(fractions[name] * len(members))
-            parts[name].append(members[start:stop])
-            start = stop
-        parts[first].append(members[start:])
-    return {name: torch.cat(part).sort().values for name, part in parts.items()}
+    raise TypeError(f"a batch of {type(inputs).__name__} can't be cut: no way is registered")
+
+
+@first_samples.register
+def _(inputs: Tensor, count: int) -> Tensor:
+    return inputs[:count]

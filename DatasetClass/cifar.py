@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 60,000 images of 32 x 32 in 10 or 100 classes.
 
 Augmentation is that of davda54's SAM example: random crop after a zero padding of 4, horizontal
-flip, cutout of 16 x 16 in half of the images. Where the images come from: ``cifar_files.py``.
+flip, cutout of 16 x 16 in half of the images. Where the images come from: ``raw/cifar_files.py``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from DatasetClass.augment import Augmentation, apply, draw, normalise
-from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.cifar_batches import CLASSES, SIZE
-from DatasetClass.cifar_files import read
+from DatasetClass.batches import Batch, Dataset
+from DatasetClass.raw.cifar_batches import SIZE
+from DatasetClass.raw.cifar_files import read_cifar
+from DatasetClass.raw.cifar_official import OFFICIAL
+from DatasetClass.splits import stratified_split
 
 # Of CIFAR-10's 50,000 training images, in units of 0 to 1.
 MEAN = (0.49140, 0.48216, 0.44653)
 STD = (0.24703, 0.24349, 0.26159)
-VALIDATION = 0.1  # share of the training images
+FRACTIONS = {"train": 0.9, "val": 0.1}  # of the training images
 
 
 class Cifar(Dataset):
@@ -58,10 +60,11 @@ class Cifar(Dataset):
         crop_padding: int = 4,
         cutout: int = 16,
     ) -> None:
-        self.name, self.num_classes, self.augment = name, CLASSES[name], augment
+        self.name, self.class_names, self.augment = name, OFFICIAL[name].classes, augment
+        self.num_classes = len(self.class_names)
         self.augmentation = Augmentation(crop_padding, pad, cutout)
         self.augmentation.check(SIZE)
-        arrays = read(name, data_dir)
+        arrays = read_cifar(name, data_dir)
         mean, std = (MEAN, STD) if name == "cifar10" else (arrays["mean"], arrays["std"])
         self.mean, self.std = (
             torch.tensor(np.array(v), dtype=torch.float32, device=device) for v in (mean, std)
@@ -73,27 +76,28 @@ class Cifar(Dataset):
         self.model_args = {"in_channels": 3, "num_classes": self.num_classes}
         self.data_args = {"seed": seed, "train_samples": train_samples}
         train = len(arrays["y_train"])
-        shares = {"train": 1 - VALIDATION, "val": VALIDATION}
-        splits = stratified_split(self.labels[:train].cpu(), shares, seed)
+        splits = stratified_split(self.labels[:train].cpu(), FRACTIONS, seed)
         splits["test"] = torch.arange(train, len(labels))
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
-        images, labels = self._raw(indices)
+        images, labels = self._stored(indices)
         return normalise(images, self.mean, self.std).permute(0, 3, 1, 2), labels
 
     def fetch_augmented(self, indices: Tensor) -> Batch:
         if not self.augment:
             return self.fetch(indices)
         draws = draw(len(indices), SIZE, self.augmentation, self.generator)
-        images, labels = self._raw(indices)
+        images, labels = self._stored(indices)
         return apply(images, draws, self.augmentation, self.mean, self.std), labels
 
-    def _raw(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _stored(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         indices = indices.to(self.images.device, non_blocking=True)
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def describe(self) -> str:
-        wanted = self.augmentation
-        text = f"{wanted.pad} pad {wanted.padding}, crop, flip, cutout {wanted.cutout}"
-        return f"{super().describe()}; 3 x 32 x 32; augmentation {text if self.augment else 'off'}"
+        text = "off"
+        if self.augment:
+            chosen = self.augmentation
+            text = f"{chosen.pad} pad {chosen.padding}, crop, flip, cutout {chosen.cutout}"
+        return f"{super().describe()}; 3 x 32 x 32; augmentation {text}"

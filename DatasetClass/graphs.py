@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from DatasetClass.batches import first_samples
+
 with warnings.catch_warnings():  # PyTorch Geometric 2.8 calls the deprecated torch.jit.script
     warnings.simplefilter("ignore", FutureWarning)
     from torch_geometric.data import Batch as GraphBatch
@@ -63,17 +65,17 @@ class GraphSet:
             tuple of offsets (nodes + 1,), columns (entries,) and values (entries,) float32. It
             isn't to be taken apart again by ``to_data_list``: ``self[i]`` is a single graph.
         """
-        place = indices.to(self._on_device.device, non_blocking=True)
-        sizes, starts = self._on_device[:, :, place]
+        on_device = indices.to(self._on_device.device, non_blocking=True)
+        sizes, starts = self._on_device[:, :, on_device]
         totals = self._sizes[:, indices].sum(dim=1).tolist()
         ends = F.pad(sizes.cumsum(1), (1, 0))  # (3, graphs + 1)
         ptr, shifts = ends[0], starts - ends[:, :-1]
 
         def pick(kind: int) -> tuple[Tensor, Tensor]:
-            """For each element of the batch its graph, and its place in the whole set."""
+            """For each element of the batch its graph, and its index in the whole set."""
             graph = torch.repeat_interleave(sizes[kind], output_size=totals[kind])
-            place = torch.arange(totals[kind], device=graph.device)
-            return graph, place.add_(shifts[kind].index_select(0, graph))
+            index = torch.arange(totals[kind], device=graph.device)
+            return graph, index.add_(shifts[kind].index_select(0, graph))
 
         graph, nodes = pick(0)
         of_edge, edges = pick(1)
@@ -94,6 +96,7 @@ class GraphSet:
         return batch
 
 
+@first_samples.register
 def first_graphs(graphs: GraphBatch, count: int) -> GraphBatch:
     """The first ``count`` graphs of a batch: x, edge_index, batch, ptr and adjacency, if it has it.
 

@@ -1,10 +1,10 @@
 """Heartbeats of the MIT-BIH Arrhythmia Database in the five classes of the AAMI standard.
 
-Two sources that serve every script alike: beats cut here from PhysioNet's records (heartbeats.py
-says how, physionet.py brings them), or Kaggle's ``mitbih_train.csv`` and ``mitbih_test.csv``
-(kaggle.py). Both have 109,446 beats: N 90,589, S 2,779, V 7,236, F 803, Q 8,039.
+Two sources that serve every script alike: beats cut here from PhysioNet's records (see
+``raw/heartbeats.py``), or Kaggle's ``mitbih_train.csv`` and ``mitbih_test.csv``. Both have 109,446
+beats: N 90,589, S 2,779, V 7,236, F 803, Q 8,039.
 
-Two ways to split. ``random`` draws beats, as the Kaggle files do: a patient's beats lie in all
+Two ways to split. ``random`` mixes beats, as the Kaggle files do: a patient's beats lie in all
 parts, so accuracies say nothing on unseen patients. ``inter_patient`` keeps patients apart (de
 Chazal et al. 2004); it needs the records, because Kaggle's files don't say whose a beat is.
 """
@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DatasetClass.batches import Batch, Dataset, stratified_split
-from DatasetClass.heartbeat_splits import SHARES, inter_patient_split, of_patients, random_split
-from DatasetClass.heartbeats import CLASSES, LENGTH, RATE
-from DatasetClass.kaggle import PARTS, kaggle_files, read_both, refuse_existing, write_kaggle
-from DatasetClass.physionet import read_physionet
+from DatasetClass.batches import Batch, Dataset
+from DatasetClass.patients import FRACTIONS, inter_patient_split, of_patients, random_split
+from DatasetClass.raw.heartbeats import CLASSES, LENGTH, RATE
+from DatasetClass.raw.kaggle import PARTS, kaggle_files, read_both
+from DatasetClass.raw.physionet import read_physionet
+from DatasetClass.splits import Splits, stratified_split
 
 SOURCES = ("auto", "kaggle", "physionet")
 SPLITS = ("random", "inter_patient")
-Splits = dict[str, Tensor]
 
 
 class MitBih(Dataset):
@@ -53,6 +53,7 @@ class MitBih(Dataset):
     """
 
     name = "mitbih"
+    rate = RATE  # Hz, of the signals
     num_classes = len(CLASSES)
     class_names = (
         "N normal",
@@ -72,7 +73,7 @@ class MitBih(Dataset):
         source: str = "auto",
         split: str = "random",
     ) -> None:
-        self.source, self.split = settle_source(data_dir, source, split), split
+        self.source, self.split = choose_source(data_dir, source, split), split
         if self.source == "kaggle":
             self.beats, self.labels, splits = _from_kaggle(data_dir, seed)
             self.record_of = None
@@ -101,7 +102,7 @@ class MitBih(Dataset):
         return f"{super().describe()}; {signal}; {classes}"
 
 
-def settle_source(data_dir: Path, source: str, split: str) -> str:
+def choose_source(data_dir: Path, source: str, split: str) -> str:
     """The source that "auto" stands for, or ``source`` itself.
 
     Raises:
@@ -118,8 +119,8 @@ def settle_source(data_dir: Path, source: str, split: str) -> str:
             )
         return "physionet"
     if source == "auto":
-        there = all(file.is_file() for file in kaggle_files(data_dir))
-        return "kaggle" if there else "physionet"
+        complete = all(file.is_file() for file in kaggle_files(data_dir))
+        return "kaggle" if complete else "physionet"
     return source
 
 
@@ -129,7 +130,7 @@ def _from_kaggle(data_dir: Path, seed: int) -> tuple[Tensor, Tensor, Splits]:
     beats = torch.from_numpy(np.concatenate([arrays[f"{part}_beats"] for part in PARTS]))
     labels = _labels(np.concatenate([arrays[f"{part}_labels"] for part in PARTS]), data_dir)
     train = len(arrays["train_labels"])
-    splits = stratified_split(labels[:train], SHARES, seed)
+    splits = stratified_split(labels[:train], FRACTIONS, seed)
     return beats, labels, {**splits, "test": torch.arange(train, len(labels))}
 
 
@@ -150,32 +151,3 @@ def _labels(labels: np.ndarray, data_dir: Path) -> Tensor:
     if labels.min() < 0 or labels.max() >= len(CLASSES):
         raise ValueError(f"{data_dir / 'cache'}: damaged, a label out of range; remove it")
     return torch.from_numpy(labels)
-
-
-def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
-    """Write the beats of PhysioNet's records as ``mitbih_train.csv`` and ``mitbih_test.csv``.
-
-    The test beats are those of the random split with this seed: 21,892, and 87,554 for training,
-    class by class as many as in Kaggle's files.
-
-    Args:
-        data_dir: folder of ``mitdb/``.
-        folder: where the files go; once they are in ``data_dir``, "auto" takes them.
-        seed: of the split.
-
-    Returns:
-        The paths written.
-
-    Raises:
-        FileExistsError: a file is there already.
-        FileNotFoundError, ValueError: the records can't be had or are damaged.
-    """
-    files = kaggle_files(folder)
-    for path in files:
-        refuse_existing(path)
-    arrays = read_physionet(data_dir)
-    splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
-    training = torch.cat([splits["train"], splits["val"]]).sort().values
-    for path, part in zip(files, (training, splits["test"]), strict=True):
-        write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
-    return files

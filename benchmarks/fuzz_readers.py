@@ -108,7 +108,7 @@ def checkpoint_reader() -> Reader:
 
 
 def npy_reader() -> Reader:
-    from DatasetClass.arrays import read_npy
+    from DatasetClass.storage.arrays import read_npy
 
     arrays = [np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((2, 3), order="F")]
     arrays += [np.array(5), np.empty((0, 4), np.uint8)]
@@ -117,7 +117,7 @@ def npy_reader() -> Reader:
 
 
 def npz_reader() -> Reader:
-    from DatasetClass.arrays import read_npz
+    from DatasetClass.storage.arrays import read_npz
 
     arrays: dict[str, Any] = {"x": np.arange(12, dtype=np.float32), "y": np.ones((2, 3), order="F")}
     saves = (np.savez, np.savez_compressed)
@@ -134,7 +134,7 @@ def history_reader() -> Reader:
 
 
 def kaggle_reader() -> Reader:
-    from DatasetClass.kaggle import read_kaggle
+    from DatasetClass.raw.kaggle import read_kaggle
 
     rng = np.random.default_rng(0)
     rows = np.column_stack([rng.random((3, 187)).round(3), [0, 3, 4]])
@@ -144,7 +144,7 @@ def kaggle_reader() -> Reader:
 
 def batch_reader() -> Reader:
     """CIFAR's official batches are pickles; the MD5 that stands before this reader is left out."""
-    from DatasetClass.cifar_batches import parse_batch
+    from DatasetClass.raw.cifar_batches import parse_batch
 
     # One image of label 3, as Python 2 pickled it: its text, its name of numpy's function.
     content = (
@@ -176,7 +176,7 @@ def surface_reader() -> Reader:
 
 
 def record_reader() -> Reader:
-    from DatasetClass.heartbeats import read_record
+    from DatasetClass.raw.wfdb_records import read_record
 
     def save(folder: Path) -> None:
         import wfdb
@@ -193,7 +193,7 @@ def record_reader() -> Reader:
 
 
 def graphs_reader() -> Reader:
-    from DatasetClass.tu_files import read_graphs
+    from DatasetClass.raw.tu_files import read_graphs
 
     files = {
         "A": "1, 2\n2, 1\n2, 3\n3, 2\n4, 5\n5, 4\n",

@@ -45,10 +45,10 @@ def splice(data: bytes, rng: Random) -> bytes:
 
 def insert(data: bytes, rng: Random) -> bytes:
     """Insert a block: zeros, noise, line ends or a repetition."""
-    size, place = rng.choice([1, 2, 7, 64, 4096]), rng.randrange(len(data) + 1)
+    size, at = rng.choice([1, 2, 7, 64, 4096]), rng.randrange(len(data) + 1)
     noise = bytes(rng.getrandbits(8) for _ in range(min(size, 64)))
     block = rng.choice([b"\0" * size, noise, b"\n" * size, b",;\t \r"[:size], data[:size]])
-    return data[:place] + block + data[place:]
+    return data[:at] + block + data[at:]
 
 
 def delete(data: bytes, rng: Random) -> bytes:
@@ -58,19 +58,19 @@ def delete(data: bytes, rng: Random) -> bytes:
 
 def number(data: bytes, rng: Random) -> bytes:
     """Replace a number written in digits."""
-    found = list(NUMBER.finditer(data))
-    if not found:
+    numbers = list(NUMBER.finditer(data))
+    if not numbers:
         return flip(data, rng)
-    place = rng.choice(found)
-    return data[: place.start()] + rng.choice(NUMBERS) + data[place.end() :]
+    at = rng.choice(numbers)
+    return data[: at.start()] + rng.choice(NUMBERS) + data[at.end() :]
 
 
 def extreme(data: bytes, rng: Random) -> bytes:
     """Overwrite 2, 4 or 8 bytes with an extreme binary number."""
     size = rng.choice([2, 4, 8])
     value = (rng.choice(EXTREMES) % 256**size).to_bytes(size, rng.choice(["little", "big"]))
-    place = rng.randrange(len(data) + 1)
-    return data[:place] + value + data[place + size :]
+    at = rng.randrange(len(data) + 1)
+    return data[:at] + value + data[at + size :]
 
 
 RAW: list[Mutation] = [cut, flip, flip, flip_head, splice, insert, delete, number, number, extreme]
@@ -101,8 +101,8 @@ def payload(data: bytes, rng: Random, canary: Path) -> bytes:
     if form == 1:
         head = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
         return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + code
-    place = rng.randrange(len(data) + 1)
-    return data[:place] + code + data[place if form == 2 else place + len(code) :]
+    at = rng.randrange(len(data) + 1)
+    return data[:at] + code + data[at if form == 2 else at + len(code) :]
 
 
 def mutate(data: bytes, rng: Random, canary: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +127,21 @@ def real_data() -> Path:
     if not (ROOT / "data" / "mitdb" / "RECORDS").is_file():
         pytest.skip("no real data below data/")
     return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def real_records(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the real heartbeat records, without anyone's cache."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "mitdb").symlink_to((real_data / "mitdb").resolve())
+    return folder
+
+
+@pytest.fixture
+def record(data_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the record 100 of ``data_dir``, to be damaged."""
+    shutil.copytree(data_dir / "mitdb", tmp_path / "mitdb")
+    return tmp_path / "mitdb" / "100"
 
 
 SMALL = {

@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_tudataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import DatasetClass
-from DatasetClass.TUD import split, stratified_folds
 from trainings.my_train_GCN import main
 from utilities.cli import run
 
@@ -77,42 +74,6 @@ def test_mutag_needs_no_network(tmp_path: Path) -> None:
 
 
 # --- folds ----------------------------------------------------------------------------------------
-@settings(max_examples=60, deadline=None)
-@given(
-    labels=st.lists(st.integers(0, 3), min_size=12, max_size=90),
-    folds=st.integers(2, 10),
-    seed=st.integers(0, 5),
-)
-def test_folds_are_disjoint_covering_and_stratified(
-    labels: list[int], folds: int, seed: int
-) -> None:
-    tensor = torch.tensor(labels)
-    tested = []
-    for fold in range(folds):
-        parts = split(tensor, seed, fold, folds)
-        together = torch.cat(list(parts.values()))
-        assert torch.equal(together.sort().values, torch.arange(len(labels)))
-        tested.append(parts["test"])
-        for label in set(labels):
-            share = labels.count(label) / folds
-            assert abs(int((tensor[parts["test"]] == label).sum()) - share) < 1
-            outer = labels.count(label) - int((tensor[parts["test"]] == label).sum())
-            assert abs(int((tensor[parts["val"]] == label).sum()) - 0.1 * outer) < 1
-        assert len(parts["val"]) == -(-(len(labels) - len(parts["test"])) // 10)
-    assert torch.equal(torch.cat(tested).sort().values, torch.arange(len(labels)))
-    sizes = [len(part) for part in tested]
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_the_seed_and_nothing_else_deals_the_folds() -> None:
-    labels = torch.arange(60) % 3
-    torch.manual_seed(1)
-    first = stratified_folds(labels, 10, seed=3)
-    torch.manual_seed(2)
-    assert torch.equal(first, stratified_folds(labels, 10, seed=3))
-    assert not torch.equal(first, stratified_folds(labels, 10, seed=4))
-
-
 def test_data_args_rebuild_a_fold(data_dir: Path) -> None:
     one = DatasetClass.load("TINY", data_dir, fold=3, folds=4)
     two = DatasetClass.load("TINY", data_dir, **one.data_args)
@@ -121,12 +82,6 @@ def test_data_args_rebuild_a_fold(data_dir: Path) -> None:
     other = DatasetClass.load("TINY", data_dir, fold=2, folds=4)
     assert not set(one.test.indices.tolist()) & set(other.test.indices.tolist())
     assert one.describe().endswith("fold 3 of 0 to 3")
-
-
-def test_a_class_smaller_than_the_folds_works() -> None:
-    labels = torch.tensor([0] * 30 + [1] * 3)
-    held = [split(labels, 0, fold, 10)["test"] for fold in range(10)]
-    assert sorted(int(labels[part].sum()) for part in held) == [0] * 7 + [1] * 3
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import DatasetClass
-from DatasetClass.batches import Batch, Dataset, stratified_split, subset
+from DatasetClass.batches import Batch, Dataset
 
 NAMES = ["cifar10", "mitbih", "TINY", "MUTAG"]
 
@@ -57,27 +57,6 @@ def test_fixed_batches_are_always_the_same(name: str, data_dir: Path) -> None:
         a, b = (inputs if torch.is_tensor(inputs) else inputs.x for inputs in (a, b))
         assert torch.equal(a, b)
         assert torch.equal(targets, others)
-
-
-@settings(max_examples=50, deadline=None)
-@given(labels=st.lists(st.integers(0, 3), min_size=1, max_size=80), seed=st.integers(0, 9))
-def test_stratified_split_keeps_proportions(labels: list[int], seed: int) -> None:
-    tensor = torch.tensor(labels)
-    parts = stratified_split(tensor, {"train": 0.7, "val": 0.1, "test": 0.2}, seed)
-    together = torch.cat(list(parts.values())).sort().values
-    assert torch.equal(together, torch.arange(len(labels)))
-    for label in set(labels):
-        count = labels.count(label)
-        for name, share in (("val", 0.1), ("test", 0.2)):
-            assert abs((tensor[parts[name]] == label).sum() - share * count) <= 0.5
-
-
-def test_a_subset_is_drawn_once() -> None:
-    indices = torch.arange(100, 200)
-    chosen = subset(indices, 10)
-    assert torch.equal(chosen, subset(indices, 10))
-    assert len(chosen.unique()) == 10
-    assert torch.equal(subset(indices, 1000), indices)
 
 
 # --- shared between processes --------------------------------------------------------------------
@@ -127,7 +106,7 @@ def test_draws_of_processes_are_their_own_and_their_order_is_not() -> None:
     first, second = Numbers(20, 2, 4), Numbers(20, 2, 4)
     first.share(0, 2)
     second.share(1, 2)
-    assert torch.equal(first.train._draw(), second.train._draw())
+    assert torch.equal(first.train.new_order(), second.train.new_order())
     draws = [torch.rand(3, generator=dataset.generator) for dataset in (first, second)]
     assert not torch.equal(*draws)
     # The first draws as one process alone does.

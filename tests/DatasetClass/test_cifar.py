@@ -14,7 +14,7 @@ from torchvision import transforms
 
 import DatasetClass
 from DatasetClass.cifar import MEAN, STD, Cifar
-from DatasetClass.cifar_files import with_statistics
+from DatasetClass.raw.cifar_files import with_statistics
 from trainings.my_train_cifar import main, parse_args
 from utilities import checkpoint
 from utilities.cli import run

@@ -15,10 +15,13 @@ from matplotlib.image import imread
 
 import DatasetClass
 from DatasetClass.__main__ import main
-from DatasetClass.describe import counts
-from DatasetClass.facts import FACTS, facts_of
+from DatasetClass.describe.command import class_names, counts
+from DatasetClass.describe.graph_pictures import _label_columns, layout
+from DatasetClass.describe.panels import choose
+from DatasetClass.describe.sources import SOURCES, source_of
 from DatasetClass.mitbih import MitBih
-from DatasetClass.pictures import _label_columns, choose, layout
+from DatasetClass.raw.cifar_official import OFFICIAL
+from DatasetClass.TUD import CLASS_NAMES
 from utilities.cli import run
 from utilities.files import ROOT
 
@@ -114,13 +117,20 @@ def test_counts_add_up_to_the_labels(data_dir: Path) -> None:
     assert together.tolist() == dataset.labels.bincount().tolist()
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", SOURCES)
 def test_a_name_for_each_class(name: str) -> None:
     classes = {"cifar10": 10, "cifar100": 100, "mitbih": 5, "MUTAG": 2, "PROTEINS": 2}[name]
-    dataset = MitBih if name == "mitbih" else SimpleNamespace(name=name, num_classes=classes)
-    names = facts_of(dataset).classes
+    known = {"mitbih": MitBih.class_names, **CLASS_NAMES}
+    names = known.get(name) or OFFICIAL[name].classes
     assert len(set(names)) == classes
-    assert (names[0] == "class 0") == (name == "cifar100")
+    assert source_of(name).citation and source_of(name).licence
+
+
+def test_classes_that_nobody_names_are_numbers_and_cifars_are_not(data_dir: Path) -> None:
+    assert class_names(DatasetClass.load("TINY", data_dir)) == ("class 0", "class 1")
+    cifar = DatasetClass.load("cifar10", data_dir)
+    assert class_names(cifar) == cifar.class_names
+    assert cifar.class_names[:2] == ("airplane", "automobile")  # what the log's tables show
 
 
 def test_chosen_samples_are_training_samples_of_the_class(data_dir: Path) -> None:
@@ -142,7 +152,7 @@ def test_parts_of_a_graph_do_not_overlap() -> None:
 
 @pytest.mark.real
 def test_the_drawn_image_is_the_stored_one(real_data: Path) -> None:
-    from DatasetClass.pictures import _visible
+    from DatasetClass.describe.pictures import _visible
 
     dataset = DatasetClass.load("cifar10", real_data)
     indices = dataset.train.indices[:100]

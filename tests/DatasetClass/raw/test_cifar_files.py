@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from torchvision import datasets
 
 import DatasetClass
-import DatasetClass.cifar_files as files
-from DatasetClass.cifar_batches import CLASSES, LABELS, parse_batch
-from DatasetClass.cifar_files import read
+import DatasetClass.raw.cifar_files as files
+from DatasetClass.raw.cifar_batches import parse_batch
+from DatasetClass.raw.cifar_files import read_cifar
+from DatasetClass.raw.cifar_official import OFFICIAL, URL
 
-OFFICIAL = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+TORCHVISION = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
+CLASSES = {"cifar10": 10, "cifar100": 100}
 
 
 def old_pickle(value: object) -> bytes:
@@ -52,7 +55,7 @@ def batch_bytes(name: str, count: int, seed: int = 0) -> tuple[bytes, np.ndarray
     rng = np.random.default_rng(seed)
     planes = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
     labels = (np.arange(count) % CLASSES[name]).tolist()
-    content = {b"batch_label": b"one", LABELS[name]: labels, b"data": planes}
+    content = {b"batch_label": b"one", OFFICIAL[name].labels: labels, b"data": planes}
     return b"\x80\x02" + old_pickle(content) + b".", planes, labels
 
 
@@ -77,7 +80,7 @@ class Official:
 
     def __init__(self, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.name, self.folder, self.patch = name, folder, monkeypatch
-        self.source = OFFICIAL[name]
+        self.source = TORCHVISION[name]
         self.names = [file for file, _ in self.source.train_list + self.source.test_list]
         self.samples = [10 * CLASSES[name] + i for i in range(len(self.names))]
         self.content = {
@@ -85,11 +88,11 @@ class Official:
         }
         self.know()
 
-    def know(self) -> None:
-        for part in ("train_list", "test_list"):
-            files_of_part = [file for file, _ in getattr(OFFICIAL[self.name], part)]
-            known = [[f, hashlib.md5(self.content[f]).hexdigest()] for f in files_of_part]
-            self.patch.setattr(self.source, part, known)
+    def know(self, **changes: object) -> None:
+        for part in ("train", "test"):
+            files_of_part = getattr(OFFICIAL[self.name], part)
+            changes[part] = {f: hashlib.md5(self.content[f]).hexdigest() for f in files_of_part}
+        self.patch.setitem(OFFICIAL, self.name, replace(OFFICIAL[self.name], **changes))
 
     def lay_out(self) -> Path:
         raw = self.folder / self.source.base_folder
@@ -105,11 +108,11 @@ class Official:
                 member = tarfile.TarInfo(f"{self.source.base_folder}/{file}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        self.patch.setitem(files.SHA256, self.name, pooch.file_hash(str(path)))
+        self.know(sha256=pooch.file_hash(str(path)))
         return path
 
 
-@pytest.fixture(params=list(OFFICIAL))
+@pytest.fixture(params=list(TORCHVISION))
 def official(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Official:
@@ -120,7 +123,7 @@ def test_a_folder_gives_torchvisions_arrays(official: Official) -> None:
     official.lay_out()
     official.patch.setattr(official.source, "_check_integrity", lambda self: True)
     official.patch.setattr(official.source, "_load_meta", lambda self: None)  # names of classes
-    arrays = read(official.name, official.folder)
+    arrays = read_cifar(official.name, official.folder)
     for part in ("train", "test"):
         expected = official.source(official.folder, train=part == "train")
         assert np.array_equal(arrays[f"x_{part}"], expected.data)
@@ -129,14 +132,14 @@ def test_a_folder_gives_torchvisions_arrays(official: Official) -> None:
 
 def test_an_archive_is_read_once_and_cached(official: Official) -> None:
     archive = official.archive()
-    arrays = read(official.name, official.folder)
+    arrays = read_cifar(official.name, official.folder)
     first = official.source.train_list[0][0]
     expected, labels = parse_batch(official.content[first], Path(first), official.name)
     assert np.array_equal(arrays["x_train"][: len(expected)], expected)
     assert arrays["y_train"][: len(labels)].tolist() == labels.tolist()
     archive.unlink()  # from now on the cache is enough
     assert [path.name for path in official.folder.iterdir()] == ["cache"]
-    again = read(official.name, official.folder)
+    again = read_cifar(official.name, official.folder)
     assert all(np.array_equal(arrays[key], again[key]) for key in files.KEYS)
     dataset = DatasetClass.load(official.name, official.folder)
     assert len(dataset.labels) == sum(official.samples)
@@ -148,7 +151,7 @@ def test_a_damaged_archive_is_set_aside_and_asked_for_again(
     archive = official.archive()
     whole = archive.read_bytes()
     archive.write_bytes(whole[:-9])
-    monkeypatch.setattr("DatasetClass.download.PAUSES", ())
+    monkeypatch.setattr("DatasetClass.storage.download.PAUSES", ())
     asked = []
 
     def offline(self: object, url: str, *_: object) -> None:
@@ -157,18 +160,24 @@ def test_a_damaged_archive_is_set_aside_and_asked_for_again(
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", offline)
     with pytest.raises(FileNotFoundError, match="download failed"):
-        read(official.name, official.folder)
+        read_cifar(official.name, official.folder)
     assert asked == [f"https://www.cs.toronto.edu/~kriz/{official.source.filename}"]
     aside = archive.with_name(f"{archive.name}.damaged")
     assert aside.read_bytes() == whole[:-9] and not archive.exists()
     archive.write_bytes(whole)
-    assert len(read(official.name, official.folder)["y_train"]) > 0
+    assert len(read_cifar(official.name, official.folder)["y_train"]) > 0
 
 
-def test_known_hashes_are_torchvisions_and_complete() -> None:
-    for name, source in OFFICIAL.items():
-        assert len(files.SHA256[name]) == 64
-        assert files.URL.format(source.filename) == source.url
+@pytest.mark.parametrize("name", list(OFFICIAL))
+def test_what_is_known_is_what_torchvision_knows(name: str) -> None:
+    ours, theirs = OFFICIAL[name], TORCHVISION[name]
+    assert len(ours.sha256) == 64
+    assert URL.format(ours.archive) == theirs.url
+    assert (ours.archive, ours.folder) == (theirs.filename, theirs.base_folder)
+    assert list(ours.train.items()) == list(map(tuple, theirs.train_list))
+    assert list(ours.test.items()) == list(map(tuple, theirs.test_list))
+    # The names stand in the archives' alphabetical order.
+    assert len(set(ours.classes)) == CLASSES[name] and list(ours.classes) == sorted(ours.classes)
 
 
 def planted(marker: Path) -> bytes:
@@ -184,11 +193,11 @@ def test_a_planted_pickle_never_runs(official: Official, tmp_path: Path) -> None
     official.content[first] = planted(marker)
     path = official.lay_out() / first
     with pytest.raises(ValueError, match=r"wrong MD5, .* not opened") as error:
-        read(official.name, official.folder)
+        read_cifar(official.name, official.folder)
     assert str(path) in str(error.value)
     official.know()  # even were its hash the known one
     with pytest.raises(ValueError, match=r"asks for .*mkdir, which is never loaded"):
-        read(official.name, official.folder)
+        read_cifar(official.name, official.folder)
     assert path.exists() and not marker.exists()
     pickle.loads(official.content[first])  # the plain way it would have
     assert marker.exists()
@@ -198,7 +207,7 @@ def test_a_missing_batch_is_named(official: Official) -> None:
     path = official.lay_out() / official.names[-1]
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{path}: missing"):
-        read(official.name, official.folder)
+        read_cifar(official.name, official.folder)
 
 
 @settings(max_examples=200, deadline=None)
@@ -218,7 +227,7 @@ def test_damaged_batches_are_refused_in_one_line(data: st.DataObject) -> None:
 
 
 def test_statistics_are_numpys_and_refuse_a_blank_channel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNK", 1000)
+    monkeypatch.setattr(files, "PIXELS", 1000)
     images = np.random.default_rng(0).integers(0, 200, (5, 32, 32, 3), dtype=np.uint8)
     pixels = images.reshape(-1, 3) / 255
     arrays = files.with_statistics({"x_train": images}, Path("set"))
@@ -272,27 +281,27 @@ def test_a_wrong_npz_is_named_and_left_in_its_place(change, message, tmp_path: P
     np.savez(path, **arrays)
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message) as error:
-        read("cifar10", tmp_path)
+        read_cifar("cifar10", tmp_path)
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["cifar10.npz"]
     assert path.read_bytes() == before
 
 
 @settings(max_examples=60, deadline=None)
-@given(share=st.floats(0, 0.999), flipped=st.booleans())
+@given(at=st.floats(0, 0.999), flipped=st.booleans())
 def test_a_cut_or_flipped_npz_is_refused(
-    share: float, flipped: bool, tmp_path_factory: pytest.TempPathFactory
+    at: float, flipped: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("npz") / "cifar10.npz"
     arrays = arrays_of("cifar10")
     np.savez(path, **arrays)
     content = bytearray(path.read_bytes())
-    place = int(share * len(content))
+    byte = int(at * len(content))
     if flipped:
-        content[place] ^= 64
-    path.write_bytes(content if flipped else content[:place])
+        content[byte] ^= 64
+    path.write_bytes(content if flipped else content[:byte])
     try:
-        again = read("cifar10", path.parent)
+        again = read_cifar("cifar10", path.parent)
     except ValueError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)
     else:  # a byte that nothing depends on, such as the time of a member

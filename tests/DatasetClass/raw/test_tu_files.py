@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.io import read_tu_data
 
-from DatasetClass.tu_files import Graphs, read_graphs
+from DatasetClass.raw.tu_files import Graphs, read_graphs
 
 FILES = {
     # Two graphs of two nodes, one without nodes and one without edges.
@@ -51,6 +51,56 @@ def test_labels_and_attributes_may_be_absent_and_lines_end_in_any_way(tmp_path: 
     bare = write(tmp_path / "bare", A="", node_labels=None, node_attributes=None)
     graphs = read_graphs(bare, "T")
     assert [a.shape for a in graphs] == [(2, 0), (5,), (4,), (5, 0), (5, 0)]
+
+
+@pytest.mark.parametrize("part", [*FILES, "all"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n \n\t\n\n",
+        lambda text: text.replace("\n", "\r\n") + "\r\n",
+        lambda text: text.replace("\n", "\r"),
+        lambda text: text.rstrip("\n"),
+        lambda text: text.rstrip("\n") + "   ",
+        lambda text: text.replace("\n", " \t\n"),
+        lambda text: text.replace(",", " , "),
+        lambda text: "\xef\xbb\xbf" + text,  # latin-1 for a byte order mark
+    ],
+)
+def test_what_editors_add_changes_nothing(
+    change: Callable[[str], str], part: str, tmp_path: Path
+) -> None:
+    """The kind: white space that says nothing, in each file alone and in all."""
+    changed = {name: change(text) for name, text in FILES.items() if part in (name, "all")}
+    other = read_graphs(write(tmp_path / "changed", **changed), "T")
+    for ours, expected in zip(other, read_graphs(write(tmp_path / "raw"), "T"), strict=True):
+        assert np.array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("edges", ["\n", "\r\n \n", "\xef\xbb\xbf"])
+def test_a_set_of_single_nodes_may_have_blank_lines_for_edges(edges: str, tmp_path: Path) -> None:
+    assert read_graphs(write(tmp_path / "raw", A=edges), "T").edges.shape == (2, 0)
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("part", [part for part in FILES if part != "A"])
+def test_a_blank_line_where_rows_are_counted_is_an_error(
+    part: str, blank: str, tmp_path: Path
+) -> None:
+    """The n-th row is of the n-th node or graph: a lost value would move all after it."""
+    lines = FILES[part].splitlines()
+    raw = write(tmp_path / "raw", **{part: "\n".join([*lines[:2], blank, *lines[2:]])})
+    with pytest.raises(ValueError, match=r"row 3: blank, and rows follow") as error:
+        read_graphs(raw, "T")
+    assert str(error.value).startswith(str(raw / f"T_{part}.txt"))
+
+
+def test_a_lost_label_moves_no_other(tmp_path: Path) -> None:
+    # The second graph's label is lost; no node is of the fourth graph, so the counts fit.
+    changes = {"graph_labels": "-1\n\n1\n-1\n", "graph_indicator": "1\n1\n3\n3\n3\n"}
+    raw = write(tmp_path / "raw", A="1, 2\n", **changes)
+    with pytest.raises(ValueError, match=r"T_graph_labels\.txt: row 2: blank"):
+        read_graphs(raw, "T")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from DatasetClass.archives import unpack
+from DatasetClass.storage.archives import unpack
 
 CONTENT = bytes(range(256)) * 40
 

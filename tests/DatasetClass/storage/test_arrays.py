@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DatasetClass.arrays import read_npy, read_npz
+from DatasetClass.storage.arrays import read_npy, read_npz
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -120,7 +120,7 @@ def test_a_false_header_costs_less_than_100_mb(tmp_path: Path) -> None:
     write_member(tmp_path / "a.npz", path.read_bytes())
     code = f"""
 import json, pathlib, resource
-from DatasetClass.arrays import read_npy, read_npz
+from DatasetClass.storage.arrays import read_npy, read_npz
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 folder, refused = pathlib.Path({str(tmp_path)!r}), 0
 for read in (lambda: read_npy(folder / "a.npy", False), lambda: read_npz(folder / "a.npz", "a")):

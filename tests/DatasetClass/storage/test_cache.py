@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from DatasetClass.cache import cached
+from DatasetClass.storage.cache import cached
 
 ARRAYS = {
     "beats": np.arange(12, dtype=np.float32).reshape(4, 3),

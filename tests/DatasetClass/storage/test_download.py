@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from DatasetClass import download
-from DatasetClass.download import check_hash, fetch, set_aside
+import DatasetClass.storage.download as module
+from DatasetClass.storage.damaged import check_hash, set_aside
+from DatasetClass.storage.download import download
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -91,8 +92,8 @@ def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threa
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    monkeypatch.setattr(download, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(download, "TIMEOUT", 0.5)
+    monkeypatch.setattr(module, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
     yield server
     server.shutdown()
     server.server_close()
@@ -104,11 +105,11 @@ def url(server: ThreadingHTTPServer, steps: str) -> str:
 
 @pytest.mark.parametrize("steps", ["whole", "cut-busy-whole", "stall-other-whole"])
 def test_a_file_arrives_whole_after_at_most_two_failures(steps, server, tmp_path, capsys) -> None:
-    path = fetch(url(server, steps), tmp_path / "new" / "file", SHA256, "the set")
+    path = download(url(server, steps), tmp_path / "new" / "file", SHA256, "the set")
     assert path.read_bytes() == CONTENT
     assert server.asked == len(steps.split("-"))
     assert "downloading the set from https://" in capsys.readouterr().out
-    fetch(url(server, "missing"), path, SHA256, "the set")  # there already: nothing is asked
+    download(url(server, "missing"), path, SHA256, "the set")  # there already: nothing is asked
     assert server.asked == len(steps.split("-"))
     assert list(path.parent.iterdir()) == [path]
 
@@ -127,7 +128,7 @@ def test_a_file_arrives_whole_after_at_most_two_failures(steps, server, tmp_path
 def test_a_failed_download_leaves_nothing(steps, kind, message, asked, server, tmp_path) -> None:
     path = tmp_path / "file"
     with pytest.raises(kind, match=message) as error:
-        fetch(url(server, steps), path, SHA256, "the set")
+        download(url(server, steps), path, SHA256, "the set")
     named = url(server, steps) if steps != "away" else "http://127.0.0.1:9/whole"
     assert all(part in str(error.value) for part in (str(path), "the set", named))
     assert server.asked == asked
@@ -137,20 +138,20 @@ def test_a_failed_download_leaves_nothing(steps, kind, message, asked, server, t
 def test_an_untrusted_certificate_is_refused(server, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     with pytest.raises(FileNotFoundError, match=r"(?i)certificate"):
-        fetch(url(server, "whole"), tmp_path / "file", SHA256, "the set")
+        download(url(server, "whole"), tmp_path / "file", SHA256, "the set")
     assert server.asked == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_http_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="only https"):
-        fetch("http://127.0.0.1:9/file", tmp_path / "file", SHA256, "the set")
+        download("http://127.0.0.1:9/file", tmp_path / "file", SHA256, "the set")
 
 
 def test_a_damaged_file_is_set_aside_and_fetched_again(server, tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    assert fetch(url(server, "whole"), path, SHA256, "the set").read_bytes() == CONTENT
+    assert download(url(server, "whole"), path, SHA256, "the set").read_bytes() == CONTENT
     assert (tmp_path / "file.damaged").read_bytes() == b"old"
 
 

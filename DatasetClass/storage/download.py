@@ -1,16 +1,14 @@
-"""Bring files from the network, whole or not at all, and keep damaged ones aside.
+"""Bring files from the network, whole or not at all.
 
-``fetch`` takes https alone, checks the certificate and the SHA-256, and gives the file its name
+``download`` takes https alone, checks the certificate and the SHA-256, and gives the file its name
 only when it is whole. pooch's downloader (requests underneath) does the transfer; it has neither
 retries after a wrong hash nor a word about what to do by hand, so these are here.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -18,6 +16,7 @@ from urllib.parse import urljoin
 import pooch
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
+from DatasetClass.storage.damaged import set_aside
 from utilities.files import atomic_write
 
 TIMEOUT = 30.0  # seconds without a byte after which a transfer counts as stalled
@@ -30,7 +29,7 @@ class _RefusedError(ValueError):
     """What must not be taken; the message says why."""
 
 
-def fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
+def download(url: str, path: Path, sha256: str | None, what: str) -> Path:
     """Download ``url`` to ``path`` unless it is there already.
 
     Three tries; a file with a wrong hash that lies at ``path`` is set aside first.
@@ -58,7 +57,7 @@ def fetch(url: str, path: Path, sha256: str | None, what: str) -> Path:
         print(f"{path}: wrong SHA-256, damaged; set aside as {set_aside(path).name}")
     for pause in (*PAUSES, None):
         try:
-            return _fetch_once(url, path, sha256, what)
+            return _transfer(url, path, sha256, what)
         except (requests.RequestException, _RefusedError) as error:
             answer = getattr(error, "response", None)
             if pause is None or (answer is not None and answer.status_code in GIVEN_UP):
@@ -84,17 +83,17 @@ def _failure(url: str, path: Path, what: str, error: Exception) -> Exception:
     )
 
 
-def _fetch_once(url: str, path: Path, sha256: str | None, what: str) -> Path:
+def _transfer(url: str, path: Path, sha256: str | None, what: str) -> Path:
     with atomic_write(path) as part, _Bar(what, url) as bar:
         # requests raises on an error page, and urllib3 where fewer bytes come than announced.
-        transfer = pooch.HTTPDownloader(
+        downloader = pooch.HTTPDownloader(
             progressbar=bar,
             chunk_size=CHUNK,
             timeout=TIMEOUT,
             hooks={"response": _check_redirect},
             headers={"Accept-Encoding": "identity"},
         )
-        transfer(url, part, None)
+        downloader(url, part, None)
         if sha256 is not None and (got := pooch.file_hash(str(part))) != sha256:
             raise _RefusedError(f"{url} has SHA-256 {got}, expected {sha256}")
     return path
@@ -132,40 +131,3 @@ class _Bar:
 
     def close(self) -> None:
         """Nothing: the context closes the bar, also on an error."""
-
-
-# --- damaged files --------------------------------------------------------------------------------
-def check_hash(path: Path, sha256: str) -> None:
-    """Set ``path`` aside if its SHA-256 isn't ``sha256`` (hexadecimal).
-
-    Raises:
-        ValueError: it was another one.
-    """
-    if pooch.file_hash(str(path)) == sha256:
-        return
-    try:
-        where = f"kept as {set_aside(path).name}"
-    except OSError as error:
-        where = f"and can't be set aside ({error.strerror}): remove it"
-    raise ValueError(f"{path}: wrong SHA-256, damaged; {where}")
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder to ``<name>.damaged``, or ``<name>.damaged2`` and so on.
-
-    Where another process was faster and ``path`` is gone already, nothing is done.
-
-    Returns:
-        The new path.
-
-    Raises:
-        OSError: it can't be renamed.
-    """
-    number = 1
-    while True:
-        aside = path.with_name(f"{path.name}.damaged{number if number > 1 else ''}")
-        number += 1
-        if not os.path.lexists(aside):
-            with suppress(FileNotFoundError):
-                path.rename(aside)
-            return aside

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 CHUNK = 2**18  # bytes
-Wanted = Callable[[str], "str | None"]
+Select = Callable[[str], "str | None"]  # a member's name -> its path below the folder, or None
 Members = Iterator[tuple[str, int, IO[bytes]]]  # name, bytes declared, content
 
 
@@ -25,18 +25,18 @@ class _RefusedError(ValueError):
     """An archive that must not be unpacked; the message says why."""
 
 
-def unpack(archive: Path, folder: Path, wanted: Wanted, limit: int = 2**31) -> None:
+def unpack(archive: Path, folder: Path, select: Select, limit: int = 2**31) -> None:
     """Unpack a zip or a tar, compressed or not, into a new ``folder``, all or none.
 
     Args:
         archive: the file.
         folder: made here; where it is there already (another process), it stays as it is.
-        wanted: gives for a member's name its path below ``folder``, or None to leave it out.
+        select: gives for a member's name its path below ``folder``, or None to leave it out.
         limit: bytes that all may unpack to, counted while unpacking: headers can lie.
 
     Raises:
         FileNotFoundError: no such archive.
-        ValueError: damaged, too large, without a wanted file, or with a member that is a link or
+        ValueError: damaged, too large, without a selected file, or with a member that is a link or
             a device or would lie outside ``folder``.
         OSError: ``folder`` can't be written.
     """
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path, wanted: Wanted, limit: int = 2**31) -> N
         whole = Path(part) / "whole"
         whole.mkdir()
         try:
-            _unpack(archive, whole, wanted, limit)
+            _unpack(archive, whole, select, limit)
         except _RefusedError as error:
             raise ValueError(f"{archive}: {error}; nothing was unpacked") from error
         except Exception as error:  # the readers of archives raise nearly anything
@@ -62,20 +62,20 @@ def unpack(archive: Path, folder: Path, wanted: Wanted, limit: int = 2**31) -> N
                 raise
 
 
-def _unpack(archive: Path, whole: Path, wanted: Wanted, limit: int) -> None:
-    left, found = limit, False
+def _unpack(archive: Path, whole: Path, select: Select, limit: int) -> None:
+    left, any_selected = limit, False
     reader = _zip_members if zipfile.is_zipfile(archive) else _tar_members
     for name, size, source in reader(archive, whole, limit):
         _refuse_outside(name)
-        target = wanted(name)
+        target = select(name)
         if target is None:
             continue
         _refuse_outside(target)
         left -= max(_copy(source, whole / target, min(left, size)), 512)  # empty files count too
-        found = True
+        any_selected = True
         if left < 0:
             raise _RefusedError(f"unpacks to more than {limit:,} bytes")
-    if not found:
+    if not any_selected:
         raise _RefusedError("holds none of the files looked for")
 
 

@@ -14,20 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.arrays import Arrays
-from DatasetClass.cache import cached
-from DatasetClass.heartbeats import CLASSES, LENGTH, Beats
-from DatasetClass.physionet import fingerprint
 from DatasetClass.progress import progress
+from DatasetClass.raw.heartbeats import CLASSES, LENGTH, Beats
+from DatasetClass.storage.arrays import Arrays
+from DatasetClass.storage.cache import cached, fingerprint
 from utilities.files import atomic_write
 
 PARTS = ("train", "test")
+VERSION = 1  # of the reading; it names the cache
 COLUMNS = LENGTH + 1
 BLOCK = 2048  # rows
 ROW = 64 * COLUMNS  # bytes that a row may have; Kaggle's have about 25 a cell
 SHORTEST = 2 * COLUMNS - 1  # bytes of a row of digits
 LARGEST = float(np.finfo(np.float32).max)
-VERSION = 1  # of the reading
 
 
 def kaggle_files(data_dir: Path) -> list[Path]:
@@ -36,14 +35,9 @@ def kaggle_files(data_dir: Path) -> list[Path]:
 
 
 def read_both(data_dir: Path) -> Arrays:
-    """Both files, parsed once and from then on mapped from disk.
+    """Both files as ``train_beats``, ``train_labels``, ``test_beats`` and ``test_labels``.
 
-    Returns:
-        ``train_beats`` (N, 187) float32, ``train_labels`` (N,) int64, and the same of "test".
-
-    Raises:
-        FileNotFoundError: one is missing.
-        ValueError: one is damaged; the message names file and row.
+    Parsed once and from then on mapped from disk; errors are those of ``read_kaggle``.
     """
     files = kaggle_files(data_dir)
 
@@ -59,7 +53,8 @@ def read_both(data_dir: Path) -> Arrays:
 def read_kaggle(path: Path) -> Beats:
     """Read one file: beats (N, 187) float32 and labels (N,) int64.
 
-    A byte order mark, Windows' line ends and spaces around numbers are let pass.
+    A byte order mark, Windows' line ends, spaces around numbers, blank lines after the last row
+    and a last row without a line end are let pass. A blank line between rows is an error.
 
     Raises:
         FileNotFoundError: no such file.
@@ -67,36 +62,43 @@ def read_kaggle(path: Path) -> Beats:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --source physionet needs none")
-    count = _count_rows(path)
-    if count == 0:
-        raise ValueError(f"{path}: empty")
+    count, end = _extent(path)
     most = min(count, path.stat().st_size // SHORTEST)  # more can't be good: line ends are cheap
     beats = np.empty((most, LENGTH), dtype=np.float32)
     labels = np.empty(most, dtype=np.int64)
     blocks, done = -(-count // BLOCK), 0
-    for lines in progress(_blocks(path), f"reading {count:,} beats of {path}, once", blocks):
+    for lines in progress(_blocks(path, end), f"reading {count:,} beats of {path}, once", blocks):
         table = _parse(lines)
         if table is None:
             raise ValueError(_explain(path, lines, done))
         stop = done + len(table)
         beats[done:stop], labels[done:stop] = table[:, :LENGTH], table[:, LENGTH]
         done = stop
+    if not done:
+        raise ValueError(f"{path}: empty")
     return beats[:done], labels[:done]
 
 
-def _count_rows(path: Path) -> int:
-    count, last = 0, b"\n"
+def _extent(path: Path) -> tuple[int, int]:
+    """The number of lines to the last that isn't blank, and the byte where it ends.
+
+    Where all are blank they count, so that the first is named as the error that it is.
+    """
+    lines, size, count, end = 0, 0, 0, 0
     with path.open("rb") as file:
         while chunk := file.read(2**20):
-            count, last = count + chunk.count(b"\n"), chunk[-1:]
-    return count + (last != b"\n")
+            if content := chunk.rstrip():
+                count, end = lines + content.count(b"\n") + 1, size + len(content)
+            lines, size = lines + chunk.count(b"\n"), size + len(chunk)
+    return (count, end) if count else (lines, size)
 
 
-def _blocks(path: Path) -> Iterator[list[bytes]]:
+def _blocks(path: Path, end: int) -> Iterator[list[bytes]]:
+    """The lines up to the byte ``end``; of what is too long for a row no more than a piece."""
     with path.open("rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
-        while lines := [line for _ in range(BLOCK) if (line := file.readline(ROW))]:
+        while lines := [file.readline(ROW) for _ in range(BLOCK) if file.tell() < end]:
             yield lines
 
 
@@ -152,12 +154,7 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_kaggle(path: Path, beats: np.ndarray, labels: np.ndarray) -> None:
-    """Write one file, whole or not at all; reading it gives the same bits.
-
-    Args:
-        path: of the file, which must not be there yet.
-        beats: (N, 187) float32.
-        labels: (N,) int64.
+    """Write beats (N, 187) float32 and labels (N,), whole or not at all; they are read bit by bit.
 
     Raises:
         FileExistsError: it is there: it may be Kaggle's own.

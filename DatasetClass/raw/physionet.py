@@ -7,21 +7,20 @@ doesn't bring them: its ``dl_database`` checks no hash and keeps a truncated fil
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.arrays import Arrays
-from DatasetClass.cache import cached
 from DatasetClass.progress import progress
+from DatasetClass.storage.arrays import Arrays
+from DatasetClass.storage.cache import cached, fingerprint
 
 URL = "https://physionet.org/files/mitdb/1.0.0/"
 SUMS = "SHA256SUMS.txt"
 SUMS_SHA256 = "b61158a96d5f2ca80edfb354a9a66a6324836c390a84e1966dcee2b907d6be43"
 SUFFIXES = (".hea", ".dat", ".atr")
-VERSION = 1  # of the cutting; raise it with every change of heartbeats.py that changes beats
+VERSION = 1  # of the cutting; raise it with every change that changes beats
 
 
 def read_physionet(data_dir: Path) -> Arrays:
@@ -37,20 +36,11 @@ def read_physionet(data_dir: Path) -> Arrays:
     """
     folder = data_dir / "mitdb"
     if _incomplete(folder):
-        download(folder)
+        download_records(folder)
     names = record_names(folder)
     files = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     version = fingerprint([folder / "RECORDS", *files], VERSION)
     return cached(data_dir / "cache" / "mitbih_physionet", version, lambda: _cut(folder, names))
-
-
-def fingerprint(files: list[Path], version: int) -> str:
-    """A name that changes with the version and with any file's size or time of change."""
-    state = [f"{version}"]
-    for file in files:
-        stat = file.stat() if file.is_file() else None
-        state.append(f"{file.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}")
-    return hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
 
 
 def record_names(folder: Path) -> list[str]:
@@ -60,10 +50,13 @@ def record_names(folder: Path) -> list[str]:
         ValueError: it is empty, or a line is no record's number; the message names the row.
     """
     path = folder / "RECORDS"
-    names = path.read_text(errors="replace").split()
-    for row, name in enumerate(names, start=1):
-        if not re.fullmatch(r"[0-9]{1,9}", name) or name in names[: row - 1]:
+    names: list[str] = []
+    text = path.read_text(encoding="utf-8-sig", errors="replace").rstrip()
+    for row, line in enumerate(text.splitlines(), start=1):
+        name = line.strip()
+        if not re.fullmatch(r"[0-9]{1,9}", name) or name in names:
             raise ValueError(f"{path}, row {row}: {name[:40]!a}, expected a number, each once")
+        names.append(name)
     if not names:
         raise ValueError(f"{path}: empty; remove it")
     return names
@@ -77,23 +70,23 @@ def _incomplete(folder: Path) -> bool:
     return (folder / SUMS).is_file() and not all(file.is_file() for file in files)
 
 
-def download(folder: Path) -> None:
+def download_records(folder: Path) -> None:
     """Bring the files that are missing or damaged; RECORDS comes last and marks the whole.
 
     Raises:
         FileNotFoundError: a file can't be had; those that came stay for the next try.
         ValueError: a file has a wrong hash each time.
     """
-    from DatasetClass.download import fetch
+    from DatasetClass.storage.download import download
 
     try:
-        fetch(URL + SUMS, folder / SUMS, SUMS_SHA256, "MIT-BIH's checksums")
+        download(URL + SUMS, folder / SUMS, SUMS_SHA256, "MIT-BIH's checksums")
         sums = read_sums(folder / SUMS)
         names = sorted(name for name in sums if name.endswith(SUFFIXES))
         for number, name in enumerate(names, start=1):
             what = f"MIT-BIH {name} ({number} of {len(names)})"
-            fetch(URL + name, folder / name, sums[name], what)
-        fetch(URL + "RECORDS", folder / "RECORDS", sums["RECORDS"], "MIT-BIH's list of records")
+            download(URL + name, folder / name, sums[name], what)
+        download(URL + "RECORDS", folder / "RECORDS", sums["RECORDS"], "MIT-BIH's list of records")
     except FileNotFoundError as error:
         kaggle = "mitbih_train.csv and mitbih_test.csv of Kaggle"
         raise FileNotFoundError(f"{error}; or put {kaggle} into {folder.parent}") from error
@@ -106,7 +99,7 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def _cut(folder: Path, names: list[str]) -> Arrays:
-    from DatasetClass.heartbeats import read_record
+    from DatasetClass.raw.wfdb_records import read_record
 
     _verify(folder, names)
     parts = []
@@ -120,12 +113,13 @@ def _cut(folder: Path, names: list[str]) -> Arrays:
 
 def _verify(folder: Path, names: list[str]) -> None:
     """Compare the hashes of RECORDS and the records' files where the folder has their list."""
-    from DatasetClass.download import check_hash, fetch
+    from DatasetClass.storage.damaged import check_hash
+    from DatasetClass.storage.download import download
 
     if not (folder / SUMS).is_file():
         print(f"{folder}: no {SUMS}, so the records' hashes aren't compared")
         return
-    fetch(URL + SUMS, folder / SUMS, SUMS_SHA256, "MIT-BIH's checksums")  # only if it is damaged
+    download(URL + SUMS, folder / SUMS, SUMS_SHA256, "MIT-BIH's checksums")  # only if it is damaged
     sums = read_sums(folder / SUMS)
     for file in ["RECORDS", *(f"{name}{suffix}" for name in names for suffix in SUFFIXES)]:
         if file not in sums:

@@ -12,20 +12,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from DatasetClass.raw.cifar_official import OFFICIAL
+
 SIZE = 32  # pixels a side
-CLASSES = {"cifar10": 10, "cifar100": 100}
-TITLE = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-LABELS = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 
 
-def check(
-    where: str, part: str, images: np.ndarray, labels: np.ndarray, classes: int
+def check_labels(
+    where: str, part: str, images: np.ndarray, labels: np.ndarray, name: str
 ) -> np.ndarray:
     """The labels as int64.
 
     Raises:
         ValueError: wrong shapes or types, or a label out of range; the message begins ``where``.
     """
+    classes = len(OFFICIAL[name].classes)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
         raise ValueError(f"{where}y_{part} is not (samples,) of whole numbers; remove it")
     if images.dtype != np.uint8 or images.shape != (len(labels), SIZE, SIZE, 3):
@@ -56,11 +56,13 @@ def parse_batch(content: bytes, path: Path, name: str) -> tuple[np.ndarray, np.n
         batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         planes = batch[b"data"].array  # (N, 3 * 32 * 32), one plane of 1024 a channel
         images = np.ascontiguousarray(planes.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1))
-        labels = np.asarray(batch[LABELS[name]])
+        labels = np.asarray(batch[OFFICIAL[name].labels])
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split())[:150]
-        raise ValueError(f"{path}: not a batch of {TITLE[name]} ({reason}); remove it") from error
-    return images, check(f"{path}: ", "batch", images, labels, CLASSES[name])
+        raise ValueError(
+            f"{path}: not a batch of {OFFICIAL[name].title} ({reason}); remove it"
+        ) from error
+    return images, check_labels(f"{path}: ", "batch", images, labels, name)
 
 
 class _PickledType:

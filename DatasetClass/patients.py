@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from DatasetClass.batches import stratified_split
+from DatasetClass.splits import Splits, stratified_split
 
 # de Chazal, O'Dwyer & Reilly 2004, table II. 102, 104, 107 and 217, with paced beats, are in none.
 # fmt: off
@@ -21,19 +21,19 @@ SAME_PATIENT = 201
 # and of S (209, 207) has to stay for the training.
 VALIDATION = [101, 124, 205, 223]
 
-SHARES = {"train": 7 / 8, "val": 1 / 8}  # of what isn't test
+FRACTIONS = {"train": 7 / 8, "val": 1 / 8}  # of what isn't test
 # The beats N, S, V, F, Q of the published set and those in its mitbih_test.csv: a fifth, but by no
 # rule of rounding.
 KAGGLE_BEATS = [90589, 2779, 7236, 803, 8039]
 KAGGLE_TEST = [18118, 556, 1448, 162, 1608]
 
 
-def random_split(labels: Tensor, seed: int) -> dict[str, Tensor]:
+def random_split(labels: Tensor, seed: int) -> Splits:
     """Stratified over beats, a patient's beats in all parts: test a fifth, val a tenth.
 
     Args:
         labels: (beats,) int64; of the published set's counts its test set's counts are drawn.
-        seed: of the draw.
+        seed: of the random choice.
 
     Returns:
         Beat indices of "train", "val" and "test" in rising order; together they are all.
@@ -46,7 +46,7 @@ def random_split(labels: Tensor, seed: int) -> dict[str, Tensor]:
         members = torch.nonzero(labels == label).flatten()
         tested[members[torch.randperm(len(members), generator=generator)[:size]]] = True
     rest = torch.nonzero(~tested).flatten()
-    parts = stratified_split(labels[rest], SHARES, seed)
+    parts = stratified_split(labels[rest], FRACTIONS, seed)
     splits = {name: rest[part] for name, part in parts.items()}
     return {**splits, "test": torch.nonzero(tested).flatten()}
 
@@ -57,7 +57,7 @@ def of_patients(records: Tensor) -> Tensor:
     return torch.isin(records, torch.tensor(used))
 
 
-def inter_patient_split(records: Tensor) -> dict[str, Tensor]:
+def inter_patient_split(records: Tensor) -> Splits:
     """Whole patients: DS1 without ``VALIDATION`` and 201, ``VALIDATION``, DS2; no draw at all.
 
     Args:

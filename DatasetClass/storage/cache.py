@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ from typing import IO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from DatasetClass.arrays import Arrays, read_npy
+from DatasetClass.storage.arrays import Arrays, read_npy
 
 MANIFEST = "manifest.json"  # written last: a cache without it isn't whole
 
@@ -52,6 +53,15 @@ def cached(folder: Path, version: str, make: Callable[[], Arrays]) -> Arrays:
     except _UnwritableError as error:
         print(f"{folder}: no cache kept ({error}); the data are prepared at each start")
         return error.arrays or make()
+
+
+def fingerprint(files: list[Path], version: int) -> str:
+    """A name that changes with the version and with any file's size or time of change."""
+    state = [f"{version}"]
+    for file in files:
+        stat = file.stat() if file.is_file() else None
+        state.append(f"{file.name} {stat and stat.st_size} {stat and stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
 
 
 class _UnwritableError(Exception):
@@ -99,14 +109,14 @@ def _read(home: Path) -> Arrays:
     manifest = home / MANIFEST
     try:
         listed = json.loads(manifest.read_text())
-        wanted = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in listed.items()}
+        expected = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in listed.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{manifest}: damaged") from error
-    if not all(name.isidentifier() for name in wanted):
+    if not all(name.isidentifier() for name in expected):
         raise ValueError(f"{manifest}: damaged, a name is none")
-    arrays = {name: read_npy(home / f"{name}.npy") for name in wanted}
+    arrays = {name: read_npy(home / f"{name}.npy") for name in expected}
     for name, array in arrays.items():
-        if (array.dtype, array.shape) != wanted[name]:
+        if (array.dtype, array.shape) != expected[name]:
             raise ValueError(f"{home / name}.npy: not the array that {MANIFEST} lists")
     return arrays
 

@@ -9,29 +9,23 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
-from DatasetClass.archives import unpack
-from DatasetClass.arrays import Arrays, read_npz
-from DatasetClass.cache import cached
-from DatasetClass.cifar_batches import CLASSES, TITLE, check, parse_batch
-from DatasetClass.download import fetch
+from DatasetClass.raw.cifar_batches import check_labels, parse_batch
+from DatasetClass.raw.cifar_official import OFFICIAL, URL
+from DatasetClass.storage.archives import unpack
+from DatasetClass.storage.arrays import Arrays, read_npz
+from DatasetClass.storage.cache import cached
+from DatasetClass.storage.download import download
 
-URL = "https://www.cs.toronto.edu/~kriz/{}"
-# Also those of keras (keras.datasets.cifar10 and cifar100, file_hash).
-SHA256 = {
-    "cifar10": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    "cifar100": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-}
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 UNPACKED_LIMIT = 2**28  # bytes; both sets unpack to 186 MB
-CHUNK = 2**18  # pixels at a time
-VERSION = "1"  # of the cache
+PIXELS = 2**18  # pixels at a time
+VERSION = "1"  # of the reading; it names the cache
 
 
-def read(name: str, data_dir: Path) -> Arrays:
+def read_cifar(name: str, data_dir: Path) -> Arrays:
     """Images (N, 32, 32, 3) uint8 and labels (N,) int64 as x_train, y_train, x_test, y_test.
 
     And for CIFAR-100, whose figures aren't in the source, ``mean`` and ``std`` of x_train.
@@ -51,7 +45,7 @@ def read(name: str, data_dir: Path) -> Arrays:
         arrays = cached(path, VERSION, lambda: with_statistics(read_official(name, data_dir), path))
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        arrays[f"y_{part}"] = check(f"{path}: ", part, images, labels, CLASSES[name])
+        arrays[f"y_{part}"] = check_labels(f"{path}: ", part, images, labels, name)
     return arrays if name == "cifar10" or "mean" in arrays else with_statistics(arrays, path)
 
 
@@ -67,8 +61,8 @@ def with_statistics(arrays: Arrays, path: Path) -> Arrays:
     """
     pixels = arrays["x_train"].reshape(-1, 3)
     total, squares = np.zeros(3), np.zeros(3)
-    for start in range(0, len(pixels), CHUNK):
-        values = pixels[start : start + CHUNK].astype(np.float64)  # sums of integers: exact
+    for start in range(0, len(pixels), PIXELS):
+        values = pixels[start : start + PIXELS].astype(np.float64)  # sums of integers: exact
         total += values.sum(axis=0)
         squares += np.einsum("pc,pc->c", values, values)
     mean = total / len(pixels)
@@ -86,30 +80,28 @@ def read_official(name: str, data_dir: Path) -> Arrays:
         FileNotFoundError: neither is there, and the download failed.
         ValueError: a file is damaged or isn't the official one.
     """
-    from torchvision import datasets
+    official = OFFICIAL[name]
+    folder, archive = data_dir / official.folder, data_dir / official.archive
+    if folder.is_dir():
+        return _read_parts(name, folder)
+    download(URL.format(official.archive), archive, official.sha256, official.title)
+    files = [file for part in (official.train, official.test) for file in part]
 
-    source: Any = getattr(datasets, name.upper())
-    parts = {"train": source.train_list, "test": source.test_list}  # names and MD5s
-    if (data_dir / source.base_folder).is_dir():
-        return _read_parts(name, data_dir / source.base_folder, parts)
-    archive = data_dir / source.filename
-    fetch(URL.format(source.filename), archive, SHA256[name], TITLE[name])
-    names = [file for part in parts.values() for file, _ in part]
+    def select(member: str) -> str | None:
+        last = PurePosixPath(member).name
+        return last if last in files else None
+
     with tempfile.TemporaryDirectory(prefix=f".{name}", dir=data_dir) as temporary:
-        folder = Path(temporary) / source.base_folder
-        unpack(archive, folder, lambda member: _wanted(member, names), UNPACKED_LIMIT)
-        return _read_parts(name, folder, parts)
+        unpacked = Path(temporary) / official.folder
+        unpack(archive, unpacked, select, UNPACKED_LIMIT)
+        return _read_parts(name, unpacked)
 
 
-def _wanted(member: str, names: list[str]) -> str | None:
-    last = PurePosixPath(member).name
-    return last if last in names else None
-
-
-def _read_parts(name: str, folder: Path, parts: dict[str, list[list[str]]]) -> Arrays:
+def _read_parts(name: str, folder: Path) -> Arrays:
     arrays = {}
-    for part, files in parts.items():
-        batches = [_read_checked(folder / file, md5, name) for file, md5 in files]
+    for part in ("train", "test"):
+        files: dict[str, str] = getattr(OFFICIAL[name], part)
+        batches = [_read_checked(folder / file, md5, name) for file, md5 in files.items()]
         arrays[f"x_{part}"] = np.concatenate([images for images, _ in batches])
         arrays[f"y_{part}"] = np.concatenate([labels for _, labels in batches])
     return arrays
@@ -121,7 +113,7 @@ def _read_checked(path: Path, md5: str, name: str) -> tuple[np.ndarray, np.ndarr
     content = path.read_bytes() if path.stat().st_size <= UNPACKED_LIMIT else b""
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise ValueError(
-            f"{path}: wrong MD5, damaged or not {TITLE[name]}'s, and not opened; "
+            f"{path}: wrong MD5, damaged or not {OFFICIAL[name].title}'s, and not opened; "
             f"remove {path.parent}, and it is made again"
         )
     return parse_batch(content, path, name)

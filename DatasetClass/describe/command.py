@@ -18,7 +18,7 @@ from torch import Tensor
 
 import DatasetClass
 from DatasetClass.batches import Dataset
-from DatasetClass.facts import Facts, facts_of
+from DatasetClass.describe.sources import source_of
 from utilities.cli import (
     Parser,
     add_run_flags,
@@ -26,7 +26,6 @@ from utilities.cli import (
     positive_int,
     prepare_device,
     report_files,
-    run,
 )
 from utilities.files import atomic_write
 
@@ -36,22 +35,28 @@ SEED = 42
 
 def counts(dataset: Dataset) -> list[list[int]]:
     """Samples of each class, a list a split."""
-    labels: Tensor = dataset.labels.cpu()  # type: ignore[attr-defined]
+    labels: Tensor = dataset.labels.cpu()
     parts = [labels[getattr(dataset, split).indices] for split in SPLITS]
     return [part.bincount(minlength=dataset.num_classes).tolist() for part in parts]
 
 
-def lines(dataset: Dataset, facts: Facts) -> list[str]:
+def class_names(dataset: Dataset) -> tuple[str, ...]:
+    """The names of the classes, which are numbers where nobody names them."""
+    return dataset.class_names or tuple(f"class {i}" for i in range(dataset.num_classes))
+
+
+def lines(dataset: Dataset) -> list[str]:
     """The description as text."""
-    by_class = dict(zip(facts.classes, zip(*counts(dataset), strict=True), strict=True))
+    source, names = source_of(dataset.name), class_names(dataset)
+    by_class = dict(zip(names, zip(*counts(dataset), strict=True), strict=True))
     every = [sum(column) for column in zip(*by_class.values(), strict=True)]
-    width = max(5, *map(len, facts.classes))
+    width = max(5, *map(len, names))
     text = [
         dataset.describe(),
         f"inputs   {shapes(dataset)}",
         f"model    {', '.join(f'{k}={v}' for k, v in dataset.model_args.items())}",
-        f"source   {facts.source}",
-        f"licence  {facts.licence}",
+        f"source   {source.citation}",
+        f"licence  {source.licence}",
         "",
         f"{'class':{width}}" + "".join(f"{name:>10}" for name in (*SPLITS, "all", "share")),
     ]
@@ -80,13 +85,13 @@ def _range(values: Tensor) -> str:
 
 # --- command line ---------------------------------------------------------------------------------
 def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Our own flags, and those given for the data set as its arguments."""
+    """All flags, and those given for the data set as its arguments."""
     parser = Parser(__doc__)
     parser.add_argument(
         "--dataset", required=True, help="cifar10, cifar100, mitbih or a TUDataset such as MUTAG"
     )
     group = parser.add_argument_group("of the data set, as in the trainings")
-    own = [
+    of_set = [
         group.add_argument("--train_samples", type=positive_int, help="use only so many"),
         group.add_argument("--source", help="of mitbih: kaggle, physionet or auto"),
         group.add_argument("--split", help="of mitbih: random or inter_patient"),
@@ -94,11 +99,11 @@ def parse_args(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
         group.add_argument("--folds", type=positive_int, help="of graphs: their number"),
         group.add_argument("--node_attributes", action="store_true", help="of graphs: use them"),
     ]
-    for action in own:
+    for action in of_set:
         action.default = argparse.SUPPRESS  # the class has the defaults, and not all take each
     add_run_flags(parser, SEED)
     args = parser.parse_args(argv)
-    given = {action.dest for action in own} | ({"seed"} if args.seed != SEED else set())
+    given = {action.dest for action in of_set} | ({"seed"} if args.seed != SEED else set())
     return args, {name: value for name, value in vars(args).items() if name in given}
 
 
@@ -118,21 +123,16 @@ def load(args: argparse.Namespace, data_args: dict[str, Any]) -> Dataset:
         raise ValueError(f"--{unknown[1]}: {args.dataset} takes no such flag") from error
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Describe and draw one data set."""
+def describe(argv: Sequence[str] | None = None) -> None:
+    """Describe and picture one data set."""
     args, data_args = parse_args(argv)
     dataset = load(args, data_args)
-    facts = facts_of(dataset)
-    print("\n".join(lines(dataset, facts)), flush=True)
-    from DatasetClass.pictures import draw
+    print("\n".join(lines(dataset)), flush=True)
+    from DatasetClass.describe.pictures import picture_samples  # matplotlib takes a second
 
-    own = "".join(f"_{name}{value}" for name, value in data_args.items())
-    stem = re.sub(r"[^\w.-]", "-", f"data_{dataset.name}{own}")
+    flags = "".join(f"_{name}{value}" for name, value in data_args.items())
+    stem = re.sub(r"[^\w.-]", "-", f"data_{dataset.name}{flags}")
     picture: Path = args.out_dir / "plots" / f"{stem}.png"
     with atomic_write(picture) as part:
-        draw(dataset, facts, args.seed).savefig(part, dpi=150)
+        picture_samples(dataset, class_names(dataset), args.seed).savefig(part, dpi=150)
     report_files([picture])
-
-
-if __name__ == "__main__":
-    run(main)

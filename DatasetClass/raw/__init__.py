@@ -1,0 +1,1 @@
+"""Published files to numpy: what each format is, and what is wrong with a damaged one."""
