@@ -61,8 +61,8 @@ class GCN(nn.Module):
 
         Args:
             graphs: a torch_geometric Batch with ``x`` (nodes, in_channels), ``edge_index``,
-                ``batch`` and ``ptr``. Where it has ``adjacency``, that is taken for the offsets,
-                columns and values of its ``normalised_adjacency``, a symmetric one.
+                ``batch`` and ``ptr``. Its ``adjacency``, if it has one, must be the offsets,
+                columns and values of ``normalised_adjacency``, a symmetric matrix.
         """
         dtype = self.classifier.weight.dtype
         adjacency = _adjacency(graphs, dtype)
@@ -102,17 +102,17 @@ def _compressed(
 
 
 def _adjacency(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
-    known = getattr(graphs, "adjacency", None)
-    if known is None:
+    ready = getattr(graphs, "adjacency", None)
+    if ready is None:
         return normalised_adjacency(graphs.edge_index, len(graphs.x), dtype)
-    offsets, columns, values = known
+    offsets, columns, values = ready
     return SparseMatrix(offsets, columns, values.to(dtype))
 
 
 def _mean(graphs: Any, sizes: Tensor, adjacency: SparseMatrix) -> SparseMatrix:
     """(graphs, nodes): the mean over each graph's nodes of what reaches them."""
-    share = sizes.clamp(min=1).to(adjacency.values.dtype).reciprocal()
-    values = (adjacency.transposed @ share.index_select(0, graphs.batch)).flatten()
+    weights = sizes.clamp(min=1).to(adjacency.values.dtype).reciprocal()  # of each graph's nodes
+    values = (adjacency.transposed @ weights.index_select(0, graphs.batch)).flatten()
     nodes = torch.arange(len(values) + 1, device=values.device)
     by_node = SparseMatrix(nodes, graphs.batch, values)
     return SparseMatrix(graphs.ptr, nodes[:-1], values, by_node)

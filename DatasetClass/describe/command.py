@@ -27,7 +27,6 @@ from utilities.cli import (
     prepare_device,
     report_files,
 )
-from utilities.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 SEED = 42
@@ -128,11 +127,12 @@ def describe(argv: Sequence[str] | None = None) -> None:
     args, data_args = parse_args(argv)
     dataset = load(args, data_args)
     print("\n".join(lines(dataset)), flush=True)
-    from DatasetClass.describe.pictures import picture_samples  # matplotlib takes a second
+    # Here, because matplotlib takes a second.
+    from DatasetClass.describe.pictures import picture_samples
+    from utilities.pictures import save_picture
 
     flags = "".join(f"_{name}{value}" for name, value in data_args.items())
     stem = re.sub(r"[^\w.-]", "-", f"data_{dataset.name}{flags}")
     picture: Path = args.out_dir / "plots" / f"{stem}.png"
-    with atomic_write(picture) as part:
-        picture_samples(dataset, class_names(dataset), args.seed).savefig(part, dpi=150)
-    report_files([picture])
+    figure = picture_samples(dataset, class_names(dataset), args.seed)
+    report_files([save_picture(figure, picture)])

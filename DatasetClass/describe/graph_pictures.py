@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from DatasetClass.batches import Dataset
-from DatasetClass.describe.panels import COLOURS, bare, choose, head, label_row
+from DatasetClass.describe.panels import bare, choose, head, label_row
+from utilities.pictures import COLOURS
 
 GRAPHS = 5  # of each class
 LARGEST = 60  # nodes of a graph that can be seen in a small picture

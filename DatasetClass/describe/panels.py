@@ -10,8 +10,6 @@ from torch import Tensor
 
 from DatasetClass.batches import Dataset
 
-COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
-
 
 def choose(dataset: Dataset, label: int, count: int, generator: torch.Generator) -> Tensor:
     """Indices of at most ``count`` random training samples of class ``label``."""

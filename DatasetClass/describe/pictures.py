@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from DatasetClass.batches import Dataset
-from DatasetClass.describe.panels import COLOURS, bare, choose, head, label_row
+from DatasetClass.describe.panels import bare, choose, head, label_row
+from utilities.pictures import COLOURS
 
 IMAGES, SIGNALS = 12, 5  # of each class
 

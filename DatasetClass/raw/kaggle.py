@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.progress import progress
 from DatasetClass.raw.heartbeats import CLASSES, LENGTH, Beats
 from DatasetClass.storage.arrays import Arrays
 from DatasetClass.storage.cache import cached, fingerprint
 from utilities.files import atomic_write
+from utilities.progress import Progress
 
 PARTS = ("train", "test")
 VERSION = 1  # of the reading; it names the cache
@@ -66,14 +66,16 @@ def read_kaggle(path: Path) -> Beats:
     most = min(count, path.stat().st_size // SHORTEST)  # more can't be good: line ends are cheap
     beats = np.empty((most, LENGTH), dtype=np.float32)
     labels = np.empty(most, dtype=np.int64)
-    blocks, done = -(-count // BLOCK), 0
-    for lines in progress(_blocks(path, end), f"reading {count:,} beats of {path}, once", blocks):
-        table = _parse(lines)
-        if table is None:
-            raise ValueError(_explain(path, lines, done))
-        stop = done + len(table)
-        beats[done:stop], labels[done:stop] = table[:, :LENGTH], table[:, LENGTH]
-        done = stop
+    done = 0
+    with Progress(f"beats of {path}, read once", count) as progress:
+        for lines in _blocks(path, end):
+            table = _parse(lines)
+            if table is None:
+                raise ValueError(_explain(path, lines, done))
+            stop = done + len(table)
+            beats[done:stop], labels[done:stop] = table[:, :LENGTH], table[:, LENGTH]
+            progress.update(len(table))
+            done = stop
     if not done:
         raise ValueError(f"{path}: empty")
     return beats[:done], labels[:done]
@@ -161,9 +163,13 @@ def write_kaggle(path: Path, beats: np.ndarray, labels: np.ndarray) -> None:
         OSError: it can't be written.
     """
     refuse_existing(path)
-    starts = range(0, len(beats), BLOCK)
-    with atomic_write(path) as part, part.open("w", newline="\n") as file:
-        for start in progress(starts, f"writing {len(beats):,} beats to {path}", len(starts)):
+    with (
+        Progress(f"beats written to {path}", len(beats)) as progress,
+        atomic_write(path) as part,
+        part.open("w", newline="\n") as file,
+    ):
+        for start in range(0, len(beats), BLOCK):
             block = slice(start, start + BLOCK)
             rows = np.column_stack([beats[block], labels[block]])
             np.savetxt(file, rows, fmt="%.8e", delimiter=",")  # 9 digits are a float32's all
+            progress.update(len(rows))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.progress import progress
 from DatasetClass.storage.arrays import Arrays
 from DatasetClass.storage.cache import cached, fingerprint
+from utilities.progress import track
 
 URL = "https://physionet.org/files/mitdb/1.0.0/"
 SUMS = "SHA256SUMS.txt"
@@ -103,8 +103,7 @@ def _cut(folder: Path, names: list[str]) -> Arrays:
 
     _verify(folder, names)
     parts = []
-    what = f"cutting the heartbeats of {len(names)} records, once"
-    for name in progress(names, what, len(names)):
+    for name in track(names, "records cut into heartbeats, once"):
         beats, labels = read_record(folder / name)
         parts.append((beats, labels, np.full(len(labels), int(name))))
     beats, labels, records = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -65,9 +65,11 @@ def fingerprint(files: list[Path], version: int) -> str:
 
 
 class _UnwritableError(Exception):
-    """The folder takes no cache."""
+    """The folder takes no cache; ``arrays`` where they have been made already."""
 
-    arrays: Arrays | None = None
+    def __init__(self, error: Exception, arrays: Arrays | None = None) -> None:
+        super().__init__(str(error))
+        self.arrays = arrays
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def _locked(folder: Path) -> Iterator[None]:
             print(f"{folder}: waiting for another process that prepares it", flush=True)
             lock.acquire()
     except (OSError, NotImplementedError) as error:
-        raise _UnwritableError(str(error)) from error
+        raise _UnwritableError(error) from error
     try:
         yield
     finally:
@@ -100,9 +102,7 @@ def _read_or_make(home: Path, make: Callable[[], Arrays]) -> Arrays:
         _write(home, arrays)
         return _read(home)
     except OSError as error:
-        failure = _UnwritableError(str(error))
-        failure.arrays = arrays
-        raise failure from error
+        raise _UnwritableError(error, arrays) from error
 
 
 def _read(home: Path) -> Arrays:

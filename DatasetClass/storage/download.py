@@ -7,17 +7,16 @@ retries after a wrong hash nor a word about what to do by hand, so these are her
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import pooch
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from DatasetClass.storage.damaged import set_aside
 from utilities.files import atomic_write
+from utilities.progress import Progress
 
 TIMEOUT = 30.0  # seconds without a byte after which a transfer counts as stalled
 PAUSES = (1.0, 3.0)  # seconds before the second and the third try
@@ -84,10 +83,13 @@ def _failure(url: str, path: Path, what: str, error: Exception) -> Exception:
 
 
 def _transfer(url: str, path: Path, sha256: str | None, what: str) -> Path:
-    with atomic_write(path) as part, _Bar(what, url) as bar:
+    with (
+        atomic_write(path) as part,
+        Progress(f"downloading {what} from {url}", size=True) as progress,
+    ):
         # requests raises on an error page, and urllib3 where fewer bytes come than announced.
         downloader = pooch.HTTPDownloader(
-            progressbar=bar,
+            progressbar=progress,  # type: ignore[arg-type]
             chunk_size=CHUNK,
             timeout=TIMEOUT,
             hooks={"response": _check_redirect},
@@ -102,32 +104,3 @@ def _transfer(url: str, path: Path, sha256: str | None, what: str) -> Path:
 def _check_redirect(response: Any, **_: Any) -> None:
     if response.is_redirect:
         _refuse_http(urljoin(response.url, response.headers["location"]))
-
-
-class _Bar:
-    """pooch's progress interface over a rich bar on a terminal, one plain line in a pipe."""
-
-    total = 0  # bytes; pooch sets it
-
-    def __init__(self, what: str, url: str) -> None:
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self.progress = Progress("{task.description}", *columns, disable=not sys.stdout.isatty())
-        self.task = self.progress.add_task(f"downloading {what}", total=None)
-        if self.progress.disable:
-            print(f"downloading {what} from {url}", flush=True)
-
-    def __enter__(self) -> _Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, count: int) -> None:
-        self.progress.update(self.task, total=self.total or None, advance=count)
-
-    def reset(self) -> None:
-        self.progress.reset(self.task)
-
-    def close(self) -> None:
-        """Nothing: the context closes the bar, also on an error."""

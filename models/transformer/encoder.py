@@ -41,13 +41,13 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         qkv = self.qkv(x)
-        slow = qkv.dtype.itemsize < 4 and qkv.device.type == "cpu"
+        widened = qkv.dtype.itemsize < 4 and qkv.device.type == "cpu"
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D / H)
-            for part in (qkv.float() if slow else qkv).chunk(3, dim=-1)
+            for part in (qkv.float() if widened else qkv).chunk(3, dim=-1)
         )
         dropout = self.dropout if self.training else 0.0
-        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+        with torch.autocast("cpu", enabled=False) if widened else nullcontext():
             attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.output(attended.transpose(1, 2).flatten(-2).to(qkv.dtype))
 
