@@ -1,9 +1,9 @@
 """Any graph classification set of TUDataset (Morris et al. 2020, arXiv:2007.08663).
 
-Read from its raw text files. PyTorch Geometric's own cache is not used: it is read back with
-``torch.load(weights_only=False)``, so a planted one would run code. Nor is there another: the
-text of NCI1's 4,110 graphs is read in half a second. MUTAG comes with this file: ``MUTAG.zip`` is
-TUDataset's own archive, from https://www.chrsmrrs.com/graphkerneldatasets/.
+It is read from its raw text files. PyTorch Geometric's cache is not used, because it is read back
+with ``torch.load(weights_only=False)``, so that a planted one would run code. No other cache is
+kept, because the text of NCI1's 4,110 graphs is read in half a second. MUTAG comes with this file:
+``MUTAG.zip`` is TUDataset's archive, from https://www.chrsmrrs.com/graphkerneldatasets/.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def _raw_folder(data_dir: Path, name: str) -> Path:
             if archive == EMBEDDED:
                 raise
             aside = set_aside(archive).name  # its hash isn't known, so only this tells
-            raise ValueError(f"{error}; kept as {aside}, the next start fetches it anew") from error
+            raise ValueError(
+                f"{error}; kept as {aside}, the next start downloads it anew"
+            ) from error
     return raw
 
 

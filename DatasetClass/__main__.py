@@ -3,7 +3,7 @@
     python -m DatasetClass describe --dataset mitbih     # or cifar10, cifar100, MUTAG, ...
     python -m DatasetClass export --folder kaggle        # heartbeats in Kaggle's layout
 
-The first prints classes, splits, shapes, source and licence, and draws samples to
+The first prints classes, splits, shapes, source and licence, and shows samples in
 plots/data_<name>.png.
 """
 

@@ -1,8 +1,8 @@
 """Crop, flip, normalise and cut out whole batches of images as tensor code.
 
-What is drawn and what is done with it are apart: ``draw`` alone takes random numbers, from a CPU
-generator, and the rest are pure functions of tensors. So a batch is the same on each device, bit
-for bit, and each function can be held against torchvision's with the same draws.
+Only ``draw`` takes random numbers, from a CPU generator; all else are pure functions of tensors.
+So a batch is the same on each device, bit for bit, and each function can be compared with
+torchvision's for the same random numbers.
 
 Images are (B, S, S, C) uint8 until ``normalise``: three bytes of a pixel side by side make rows
 that are copied whole, and the batch comes out in channels_last, which the convolutions prefer.

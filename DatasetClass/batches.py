@@ -130,7 +130,8 @@ class Dataset:
                 raise ValueError(f"{self.name}: its {split} split is empty; the set is too small")
         self.seed = seed
         self.sizes = {split: len(indices) for split, indices in splits.items()}
-        # Apart: processes that share a run have one order, but each its own augmentation.
+        # Two generators, because processes that share a run need the same order of samples but
+        # different augmentation.
         order, self.generator = torch.Generator(), torch.Generator()
         order.manual_seed(seed)
         self.generator.manual_seed(seed + 1)

@@ -32,7 +32,7 @@ def random_split(labels: Tensor, seed: int) -> Splits:
     """Stratified over beats, a patient's beats in all parts: test a fifth, val a tenth.
 
     Args:
-        labels: (beats,) int64; of the published set's counts its test set's counts are drawn.
+        labels: (beats,) int64; where their counts are the published ones, so are the test set's.
         seed: of the random choice.
 
     Returns:
@@ -58,7 +58,7 @@ def of_patients(records: Tensor) -> Tensor:
 
 
 def inter_patient_split(records: Tensor) -> Splits:
-    """Whole patients: DS1 without ``VALIDATION`` and 201, ``VALIDATION``, DS2; no draw at all.
+    """Whole patients: DS1 without ``VALIDATION`` and 201, ``VALIDATION``, DS2; nothing at random.
 
     Args:
         records: (beats,) int64, the record that each beat is from.

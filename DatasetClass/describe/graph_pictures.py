@@ -25,7 +25,7 @@ def graphs(dataset: Dataset, names: Sequence[str], generator: torch.Generator) -
     """A row a class; the colour of a node is its label, or its degree where it has none."""
     classes, count = dataset.num_classes, GRAPHS
     figure = Figure(figsize=(2.0 + 2.0 * count, 1.2 + 1.9 * classes), layout="constrained")
-    figure.suptitle(f"{head(dataset, 'graphs')}; small ones drawn")
+    figure.suptitle(f"{head(dataset, 'graphs')}; small ones shown")
     grid = figure.subplots(classes, count, squeeze=False)
     chosen = [_small_graphs(dataset, label, count, generator) for label in range(classes)]
     every = [graph for row in chosen for graph in row]

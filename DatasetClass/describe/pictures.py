@@ -71,7 +71,7 @@ def _visible(images: Tensor) -> Tensor:
 
 # --- signals --------------------------------------------------------------------------------------
 def _signals(dataset: Dataset, names: Sequence[str], generator: torch.Generator) -> Figure:
-    """A row a class; zeros that only pad the signal are drawn grey."""
+    """A row a class; zeros that only pad the signal are grey."""
     classes, count = dataset.num_classes, SIGNALS
     rate: float | None = getattr(dataset, "rate", None)
     figure = Figure(figsize=(2.2 + 1.9 * count, 0.9 + 1.15 * classes), layout="constrained")

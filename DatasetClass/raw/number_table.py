@@ -57,7 +57,7 @@ def read_table(path: Path, positional: bool = True) -> np.ndarray:
     except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{path}: {_first_bad_row(path, positional, error)}") from error
     if positional and not table.size:
-        raise ValueError(f"{path}: empty; remove the folder, and the set is fetched again")
+        raise ValueError(f"{path}: empty; remove the folder, and the set is downloaded again")
     refuse_row(path, np.any(~np.isfinite(table), axis=1), "{} is not finite", table)
     return table
 

@@ -81,7 +81,7 @@ def _refuse_missing(path: dict[str, Path], name: str) -> None:
     for part in ("graph_labels", "A", "graph_indicator"):
         if not path[part].is_file():
             raise FileNotFoundError(
-                f"{path[part]}: no such file; remove the folder, and the set is fetched again"
+                f"{path[part]}: no such file; remove the folder, and the set is downloaded again"
             )
 
 
@@ -136,5 +136,5 @@ def _refuse_rows(path: Path, table: np.ndarray, nodes: int) -> None:
     if len(table) != nodes:
         raise ValueError(
             f"{path}: {len(table):,} rows for {nodes:,} nodes; remove the folder, and the set "
-            "is fetched again"
+            "is downloaded again"
         )

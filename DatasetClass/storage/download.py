@@ -43,7 +43,7 @@ def download(url: str, path: Path, sha256: str | None, what: str) -> Path:
         ``path``.
 
     Raises:
-        FileNotFoundError: it can't be fetched; the message says what to do by hand.
+        FileNotFoundError: it can't be had; the message says what to do by hand.
         ValueError: the URL isn't https, or the hash is wrong each time.
         OSError: the file can't be written.
     """
@@ -67,9 +67,7 @@ def download(url: str, path: Path, sha256: str | None, what: str) -> Path:
 
 def _refuse_http(url: str) -> None:
     if not url.lower().startswith("https://"):
-        raise _RefusedError(
-            f"{url}: only https is fetched; anyone on the way can change plain http"
-        )
+        raise _RefusedError(f"{url}: only https is taken; anyone on the way can change plain http")
 
 
 def _failure(url: str, path: Path, what: str, error: Exception) -> Exception:

@@ -148,7 +148,7 @@ def test_plain_http_is_refused(tmp_path) -> None:
         download("http://127.0.0.1:9/file", tmp_path / "file", SHA256, "the set")
 
 
-def test_a_damaged_file_is_set_aside_and_fetched_again(server, tmp_path) -> None:
+def test_a_damaged_file_is_set_aside_and_downloaded_again(server, tmp_path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     assert download(url(server, "whole"), path, SHA256, "the set").read_bytes() == CONTENT
