@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import DatasetClass
-from DatasetClass.batches import Batch, Dataset
+from DatasetClass.batches import Batch, Dataset, first_part
 
 NAMES = ["cifar10", "mitbih", "TINY", "MUTAG"]
 
@@ -118,3 +118,11 @@ def test_a_batch_that_cant_be_shared_is_named() -> None:
         Numbers(20, 2, 4).share(0, 3)
     with pytest.raises(ValueError, match="2 training samples for 4 processes; start fewer"):
         Numbers(2, 2, 4).share(0, 4)
+
+
+def test_a_batch_that_nobody_can_cut_is_refused() -> None:
+    targets = torch.arange(5)
+    assert first_part((targets + 1, targets), 0.3)[0].tolist() == [1, 2]
+    assert first_part(({}, targets), 1.0)[0] == {}
+    with pytest.raises(TypeError, match="a batch of dict can't be cut"):
+        first_part(({}, targets), 0.5)  # rather than the first keys, or nothing at all

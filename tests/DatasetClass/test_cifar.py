@@ -145,6 +145,7 @@ def test_the_script_trains_on_cifar100_and_the_checkpoint_says_so(
     done = run_script("trainings/my_train_cifar.py", *small, *flags, *folders)
     assert done.returncode == 0, done.stderr
     assert "cifar100: 100 classes" in done.stdout
+    assert "\naquarium_fish  " in done.stdout  # the classes by their names
     assert "reflect pad 2, crop, flip, cutout 8" in done.stdout
     saved = checkpoint.load(tmp_path / "to_plot" / "model_cifar_SGD_rho0.0_cifar100.pt")
     assert saved["dataset"] == "cifar100"
