@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from utilities import history
-from utilities.history import COLUMNS, read_history
+from utilities.history import COLUMNS, read_history, write_history
 
 HEADER = "\t".join(COLUMNS)
 
@@ -29,6 +29,25 @@ def test_what_a_run_writes_is_read_by_us_and_by_pandas_alike(tmp_path: Path, cap
     assert columns["val_loss"] == [0.1 + 0.2, 0.0]  # every digit
     for name in COLUMNS:
         assert table[name].tolist() == pytest.approx(columns[name], rel=1e-14)
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    texts=st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), st.text(), max_size=4),
+    table=st.lists(st.lists(numbers, min_size=8, max_size=8), min_size=1, max_size=3),
+)
+def test_whatever_is_written_is_read_back(texts, table, tmp_path: Path) -> None:
+    path = tmp_path / "r.dat"
+    rows = [dict(zip(COLUMNS, (k, *row), strict=True)) for k, row in enumerate(table, start=1)]
+    write_history(path, texts, rows)
+    own, columns = read_history(path)
+    assert columns == {name: [float(row[name]) for row in rows] for name in COLUMNS}
+    for name, text in texts.items():
+        line = text.replace("\n", "\\n").replace("\r", "\\r")
+        assert own[name] == line.encode("utf-8", "backslashreplace").decode().strip()
 
 
 TOP = "# rho: 0.05\n"
