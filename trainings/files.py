@@ -90,9 +90,8 @@ class RunFiles:
         """The last checkpoint, if it is there and of this run, and is to be gone on with."""
         last, settings = self.run.last, run_settings(self.content)
         old = checkpoint.load(last) if last.exists() else None
-        without_step = old is not None and old.get("resume", {}).get("steps", 1) == 0
-        if without_step and differing(run_settings(old), settings):
-            old = None  # of another run: nothing to lose
+        if old is not None and not old.get("resume", {}).get("steps", 1):  # no step was made
+            old = None if differing(run_settings(old), settings) else old  # nothing to lose
         best = checkpoint.load(self.run.best) if self.run.best.exists() else None
         if old is None:
             self._check_stateless(best, resume)
