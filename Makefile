@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TYPED := sam.py models DatasetClass utilities trainings loss_landscape
+TYPED := sam.py models DatasetClass utilities trainings loss_landscape studies
 
 .PHONY: demo test lint clean
 

@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     landscape, started = "loss_landscape", time.monotonic()
     files, surfaces = [], []
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
-        file = args.out_dir / "to_plot" / f"model_GCN_{optimizer}_rho{rho}.pt"
-        model = [f"--model_file={file}"]
         # A demo that is run again starts anew; the flag says so.
         train = [f"--optimizer={optimizer}", f"--rho={rho}", f"--epochs={args.epochs}"]
         train.append("--overwrite")
+        trained = my_train_GCN.parse_args([*train, *folders]).run
+        model = [f"--model_file={trained.best}"]
         script = "trainings/my_train_GCN.py"
         step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
         script = f"{landscape}/plot_surface.py"
@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         flags = [*model, f"--probes={args.probes}", "--overwrite"]
         step(f"spectrum of the Hessian, {optimizer}", script, hessian.main, flags, folders)
         script = f"{landscape}/my_pyhessian/density_plot.py"
-        flags = [f"--spectrum={args.out_dir / 'Eigenvalues' / f'GCN_{optimizer}'}"]
+        flags = [f"--spectrum={trained.spectrum}"]
         step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
-        files.append(str(file))
+        files.append(str(trained.best))
         surfaces.append(str(surface))
     picture = args.out_dir / "plots" / "demo_GCN.png"
     flags = ["--model_files", *files, "--surf_files", *surfaces, f"--output={picture}"]

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import DatasetClass
-from benchmarks.timing import in_turns, machine, ratio, table
+from benchmarks.timing import in_turns, machine, ratio
 from DatasetClass.cifar import MEAN, STD, Cifar
 from utilities.cli import Parser, add_run_flags, positive_int, prepare_device, run
+from utilities.tables import table
 
 
 class Cutout:

@@ -38,8 +38,9 @@ import numpy as np
 import torch
 
 from benchmarks.mutations import mutate
-from benchmarks.timing import machine, table
+from benchmarks.timing import machine
 from utilities.cli import Parser, non_negative_int, positive_float, positive_int, run
+from utilities.tables import table
 
 Files = dict[str, bytes]
 OUTCOMES = ("read", "refused", "unnamed", "traceback", "executed", "crash", "timeout")

@@ -32,13 +32,14 @@ import torch
 
 import DatasetClass.TUD  # noqa: F401 - before the forks, which then need not
 import models
-from benchmarks.timing import machine, table
+from benchmarks.timing import machine
 from trainings import my_train_GCN
 from trainings.files import RunFiles
 from trainings.state import TrainingState
 from utilities import checkpoint
 from utilities.cli import Parser, add_run_flags, non_negative_int, positive_float, run
 from utilities.files import remove_parts
+from utilities.tables import table
 
 Acknowledge = Callable[[int], None]  # called with a save's number when the save has returned
 NUMBER = 8  # bytes of one in the pipe
@@ -59,7 +60,7 @@ class Victim(NamedTuple):
     path: Path
 
 
-class Found(NamedTuple):
+class Outcome(NamedTuple):
     """What the kills of one victim left."""
 
     name: str
@@ -102,18 +103,18 @@ def _tell(pipe: int, number: int) -> None:
     os.write(pipe, number.to_bytes(NUMBER, sys.byteorder))
 
 
-def kill_often(victim: Victim, kills: int, window: float, draw: random.Random) -> Found:
+def kill_often(victim: Victim, kills: int, window: float, moments: random.Random) -> Outcome:
     """Kill ``victim`` at random moments and read its files after each time.
 
     Args:
         victim: what saves.
         kills: how often.
         window: seconds after a first save within which the kill falls, uniformly.
-        draw: of the moments.
+        moments: the generator of the moments.
     """
     unreadable = lost = parts = saves = size = 0
     for _ in range(kills):
-        numbers = kill(victim, draw.uniform(0, window))
+        numbers = kill(victim, moments.uniform(0, window))
         saves += len(numbers)
         size = max(size, victim.path.stat().st_size)
         try:
@@ -126,7 +127,7 @@ def kill_often(victim: Victim, kills: int, window: float, draw: random.Random) -
         parts += len(list(victim.path.parent.glob(".*.part*")))
         for path in victim.path.parent.iterdir():
             remove_parts(path)
-    return Found(victim.name, size, kills, saves, unreadable, lost, parts)
+    return Outcome(victim.name, size, kills, saves, unreadable, lost, parts)
 
 
 # --- ours -----------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def training(folder: Path) -> Victim:
     """The GCN's training on MUTAG, which saves after each step; a save's number is its step's."""
     argv = ["--epochs=1000000", "--save_seconds=0", "--resume", "--threads=1"]
     argv += [f"--data_dir={folder}", f"--out_dir={folder}", "--optimizer=SAM"]
-    args = my_train_GCN.parse_args(argv)
+    trained = my_train_GCN.parse_args(argv).run
 
     def save(acknowledge: Acknowledge) -> None:
         original = RunFiles.save
@@ -178,13 +179,13 @@ def training(folder: Path) -> Victim:
             my_train_GCN.main(argv)
 
     def read() -> int:
-        last = checkpoint.load(args.last)
+        last = checkpoint.load(trained.last)
         best = last["resume"]["best"]
-        if best and checkpoint.load(args.best)["epoch"] < best["epoch"]:
+        if best and checkpoint.load(trained.best)["epoch"] < best["epoch"]:
             raise ValueError("the best epoch's weights are lost")
         return last["resume"]["steps"]
 
-    return Victim("a GCN's training, resumed", save, read, args.last)
+    return Victim("a GCN's training, resumed", save, read, trained.last)
 
 
 # --- in place -------------------------------------------------------------------------------------
@@ -252,23 +253,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> list[Found]:
+def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     """Kill, count and print the table."""
     args = parse_args(argv)
     torch.set_num_threads(1)
     checkpoint.commit()  # asks git once, before the forks
-    draw, began = random.Random(args.seed), time.monotonic()
+    moments, began = random.Random(args.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ours = [alone(folder), training(folder)]
-        shares = (args.kills - args.kills // 2, args.kills // 2)
-        plan = [*zip(ours, shares, strict=True), *((v, args.others) for v in others(folder))]
-        found = [kill_often(v, kills, args.window, draw) for v, kills in plan if kills]
+        counts = (args.kills - args.kills // 2, args.kills // 2)
+        plan = [*zip(ours, counts, strict=True), *((v, args.others) for v in others(folder))]
+        outcomes = [kill_often(v, kills, args.window, moments) for v, kills in plan if kills]
     print(f"{machine()}; {time.monotonic() - began:.0f} s for all\n")
     header = ["writer", "MB", "kills", "saves", "unreadable", "lost saves", "part files left"]
-    rows = [[f.name, f"{f.size / 1e6:.2f}", *(f"{n:,}" for n in f[2:])] for f in found]
+    rows = [[f.name, f"{f.size / 1e6:.2f}", *(f"{n:,}" for n in f[2:])] for f in outcomes]
     print(table(header, rows))
-    return found
+    return outcomes
 
 
 if __name__ == "__main__":

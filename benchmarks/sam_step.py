@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 import DatasetClass
 import models
-from benchmarks.timing import in_turns, machine, now, ratio, table
+from benchmarks.timing import in_turns, machine, now, ratio
 from models.smooth_crossentropy import smooth_crossentropy
 from sam import SAM
 from utilities.cli import Parser, add_run_flags, positive_int, prepare_device, run
+from utilities.tables import table
 
 OPTIONS = {"lr": 1e-3, "momentum": 0.9}
 RHO = 0.05

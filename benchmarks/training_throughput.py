@@ -28,13 +28,14 @@ import numpy as np
 import torch
 
 from benchmarks import plain
-from benchmarks.timing import in_turns, machine, now, ratio, table
+from benchmarks.timing import in_turns, machine, now, ratio
 from models.smooth_crossentropy import smooth_crossentropy
 from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
 from trainings.fit import train_epoch
 from trainings.options import start
 from trainings.state import TrainingState
 from utilities.cli import Parser, add_run_flags, positive_int, run
+from utilities.tables import table
 
 
 class Case(NamedTuple):
@@ -160,7 +161,7 @@ def compare(label: str, args: argparse.Namespace) -> list[list[str]]:
     memory = {name: peak_bytes(call, ours.ranks.device) / 2**20 for name, call in calls.items()}
     seconds = in_turns(calls, args.rounds or case.rounds, warmup=0)
     rows, count = [], ours.dataset.train.samples
-    precision = ours.state().args.precision
+    precision = ours.state().precision
     for name in case.optimizers:
         old, new = (seconds[f"{who} {name}"] for who in ("plain", "ours"))
         middle, low, high = ratio(old, new)
@@ -182,9 +183,9 @@ def price(args: argparse.Namespace) -> list[list[str]]:
     rows = []
     for name, text in PRICED.items():
         middle, low, high = ratio(seconds[name], seconds["SGD"])
-        own = " ".join(flag for flag in text.split() if flag != "--epochs=1")
+        shown = " ".join(flag for flag in text.split() if flag != "--epochs=1")
         step = f"{1e3 * np.median(seconds[name]) / PRICE_STEPS:.4g}"
-        rows.append([name, f"`{own}`", step, f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+        rows.append([name, f"`{shown}`", step, f"{middle:.2f} ({low:.2f} to {high:.2f})"])
     return rows
 
 

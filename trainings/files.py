@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
-import filelock
 from torch import nn
 
 from trainings.state import TrainingState
 from utilities import checkpoint
-from utilities.files import remove_parts
-from utilities.history import MACHINE
+from utilities.files import locked, remove_parts
 from utilities.metrics import Total
-from utilities.ranks import Ranks, launcher, place
+from utilities.ranks import Ranks, launcher, rank_and_world
+from utilities.runs import Run, differing, refuse_other, run_settings
 
-DESCRIPTION = ("model", "model_args", "dataset", "data_args", "train_args")
+REMEDY = "name this one with --tag, or replace that with --overwrite"
 
 
 class RunFiles:
     """The checkpoints of one run, as a context that holds their lock.
 
-    ``args.last`` holds the last state, from which ``--resume`` goes on, and is a checkpoint too;
-    ``args.best`` the best epoch's weights. Both are saved together, the best one first, so that a
+    ``run.last`` holds the last state, from which ``--resume`` goes on, and is a checkpoint too;
+    ``run.best`` the best epoch's weights. Both are saved together, the best one first, so that a
     kill between the two leaves a state from which the best is found again. A state is saved before
     the first step too: from then on no older run's is there to be taken for this one's.
 
     Args:
-        args: the command line, with ``best``, ``last`` and ``history``.
+        run: names the files.
         content: what both checkpoints hold, all but epoch, metrics and weights.
+        ranks: the processes, of which the first writes.
+        save_seconds: how often to save the state, in s.
     """
 
-    def __init__(self, args: argparse.Namespace, content: dict[str, Any], ranks: Ranks) -> None:
-        self.args, self.content, self.ranks = args, content, ranks
-        self.lock = filelock.FileLock(args.best.with_name(f".{args.best.stem}.lock"))
+    def __init__(
+        self, run: Run, content: dict[str, Any], ranks: Ranks, save_seconds: float
+    ) -> None:
+        self.run, self.content, self.ranks = run, content, ranks
+        self.epochs, self.save_seconds = content["train_args"]["epochs"], save_seconds
+        self.lock = ExitStack()
         self.saved = time.monotonic()
         self.best: dict[str, Any] | None = None  # not on disk yet
 
@@ -49,59 +52,56 @@ class RunFiles:
             ValueError: another process trains it.
             OSError: the folder can't be written.
         """
-        self.ranks.agree(self._lock)
+        self.ranks.from_writer(self._lock)
         return self
 
     def _lock(self) -> None:
-        self.args.best.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise ValueError(
-                f"{self.args.best}: another process is training this run now; wait for it, or "
-                "name this one with --tag"
-            ) from error
-        for path in (self.args.best, self.args.last, self.args.history):
+        lock = locked(self.run.best, "name this one with --tag", doing="training this run")
+        self.lock.enter_context(lock)
+        for path in (self.run.best, self.run.last, self.run.history):
             remove_parts(path)  # of a killed run
 
     def __exit__(self, *error: object) -> None:
-        self.lock.release()
+        self.lock.close()
 
-    def resume(self, state: TrainingState) -> None:
-        """Put the saved run of these settings into ``state``, if ``--resume`` asks for it.
+    def saved_state(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """The state to go on from, None to begin; a run that is there is never lost unasked.
+
+        Args:
+            resume: go on with the run of these settings.
+            overwrite: whatever is there is to be replaced.
 
         Raises:
-            ValueError: the files hold another run, an unfinished one without ``--resume``, or
+            ValueError: the files hold another run, an unfinished one without ``resume``, or
                 are damaged.
-            OSError: the disk is full or the folder can't be written; the old files stay.
         """
-        old = self.ranks.agree(self._find)
+        if overwrite:
+            return None
+        old = self.ranks.from_writer(lambda: self._find(resume))
         if old is None:
-            self.save(state)
-            return
+            return None
         self.content["record"] = old["record"]
-        state.load_state_dict(old["resume"])
         if self.ranks.writer:
-            done = "is finished" if state.epoch == self.args.epochs else "goes on"
-            print(f"{self.args.last}: {done}, {state.epoch} of {self.args.epochs} epochs are done")
+            done = "is finished" if old["epoch"] == self.epochs else "goes on"
+            print(f"{self.run.last}: {done}, {old['epoch']} of {self.epochs} epochs are done")
+        return old["resume"]
 
-    def _find(self) -> dict[str, Any] | None:
-        args = self.args
-        if args.overwrite:
-            return None
-        old = checkpoint.load(args.last) if args.last.exists() else None
-        if old and not old.get("resume", {}).get("steps", 1) and differing(old, self.content):
-            old = None  # of another run that made no step: nothing to lose
-        best = checkpoint.load(args.best) if args.best.exists() else None
+    def _find(self, resume: bool) -> dict[str, Any] | None:
+        """The last checkpoint, if it is there and of this run, and is to be gone on with."""
+        last, settings = self.run.last, run_settings(self.content)
+        old = checkpoint.load(last) if last.exists() else None
+        if old is not None and not old.get("resume", {}).get("steps", 1):  # no step was made
+            old = None if differing(run_settings(old), settings) else old  # nothing to lose
+        best = checkpoint.load(self.run.best) if self.run.best.exists() else None
         if old is None:
-            self._check_stateless(best)
+            self._check_stateless(best, resume)
             return None
-        refuse_other_run(args.last, old, self.content)
-        if args.resume:
+        refuse_other(last, run_settings(old), settings, "run", REMEDY, values=True)
+        if resume:
             return self._whole(old, best)
-        if old["epoch"] < args.epochs or (best and "test_confusion" not in best):
+        if old["epoch"] < self.epochs or (best and "test_confusion" not in best):
             raise ValueError(
-                f"{args.last}: this run was stopped after {old['epoch']} of {args.epochs} epochs; "
+                f"{last}: this run was stopped after {old['epoch']} of {self.epochs} epochs; "
                 "add --resume to go on, or --overwrite to start anew"
             )
         return None
@@ -110,24 +110,26 @@ class RunFiles:
         """``old``, if it is a state and its best epoch's weights are there."""
         if "resume" not in old:
             raise ValueError(
-                f"{self.args.last}: holds no state to go on from; start anew with --overwrite"
+                f"{self.run.last}: holds no state to go on from; start anew with --overwrite"
             )
         if old["resume"]["best"] and (best is None or best.get("record") != old["record"]):
             raise ValueError(
-                f"{self.args.best}: not there, or of another run than {self.args.last}, whose "
+                f"{self.run.best}: not there, or of another run than {self.run.last}, whose "
                 "best epoch it held; restore it, or start anew with --overwrite"
             )
         return old
 
-    def _check_stateless(self, best: dict[str, Any] | None) -> None:
+    def _check_stateless(self, best: dict[str, Any] | None, resume: bool) -> None:
+        """See that a best checkpoint without a state may be replaced."""
         if best is not None:
-            refuse_other_run(self.args.best, best, self.content)
-        if best is not None and self.args.resume:
-            raise ValueError(
-                f"{self.args.best}: holds no state to go on from; start anew with --overwrite"
-            )
-        if self.args.resume:
-            print(f"note: {self.args.last} is not there; starting from the beginning")
+            settings = run_settings(self.content)
+            refuse_other(self.run.best, run_settings(best), settings, "run", REMEDY, values=True)
+            if resume:
+                raise ValueError(
+                    f"{self.run.best}: holds no state to go on from; start anew with --overwrite"
+                )
+        if resume:
+            print(f"note: {self.run.last} is not there; starting from the beginning")
 
     def keep_best(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
         """Remember the best epoch; ``save`` writes it."""
@@ -136,7 +138,7 @@ class RunFiles:
 
     def due(self) -> bool:
         """Whether it is time to save again."""
-        return time.monotonic() - self.saved >= self.args.save_seconds
+        return time.monotonic() - self.saved >= self.save_seconds
 
     def save(self, state: TrainingState) -> None:
         """Write the best checkpoint, if there is a new one, and then the state.
@@ -144,61 +146,44 @@ class RunFiles:
         Raises:
             OSError: the disk is full or the folder can't be written; the old files stay.
         """
-        weights = state.average.evaluated().state_dict()
-        own = {"epoch": state.epoch, "metrics": state.metrics, "state_dict": weights}
-        content = {**self.content, **own, "resume": state.state_dict()}
+        content = {
+            **self.content,
+            "epoch": state.epoch,
+            "metrics": state.metrics,
+            "state_dict": state.average.evaluated().state_dict(),
+            "resume": state.state_dict(),
+        }
         self.save_best()
-        self.ranks.agree(lambda: checkpoint.save(self.args.last, content))
+        self.ranks.from_writer(lambda: checkpoint.save(self.run.last, content))
         self.saved = time.monotonic()
 
     def save_best(self) -> None:
         """Write the best checkpoint if there is a new one; every process must call it."""
         best, self.best = self.best, None
         if best is not None:
-            self.ranks.agree(lambda: checkpoint.save(self.args.best, best))
+            self.ranks.from_writer(lambda: checkpoint.save(self.run.best, best))
 
     def finish(self, model: nn.Module, test: Callable[[nn.Module], Total]) -> dict[str, Any]:
         """Test the best epoch's weights, once, and write the result into its checkpoint.
 
         ``model`` is left with those weights.
         """
-        best = self.ranks.agree(lambda: checkpoint.load(self.args.best))
-        checkpoint.load_weights(model, best, self.args.best)
+        best = self.ranks.from_writer(lambda: checkpoint.load(self.run.best))
+        checkpoint.load_weights(model, best, self.run.best)
         total = test(model)
         best["metrics"] |= total.metrics("test")
         best["test_confusion"] = total.confusion.tolist()
-        self.ranks.agree(lambda: checkpoint.save(self.args.best, best))
+        self.ranks.from_writer(lambda: checkpoint.save(self.run.best, best))
         return best
 
 
-def refuse_other_run(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Stop before a run with other settings is overwritten or gone on with.
-
-    Raises:
-        ValueError: lists the flags that differ.
-    """
-    flags = ", ".join(f"--{key} {value}" for key, value in differing(old, new)[:4])
-    if flags:
-        raise ValueError(
-            f"{path}: holds another run, with {flags}; name this one with --tag, "
-            "or replace that with --overwrite"
-        )
-
-
-def differing(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The settings in which two checkpoints' runs differ, with the old one's values."""
-    before, now = ({**c["train_args"], **{k: c[k] for k in DESCRIPTION[:-1]}} for c in (old, new))
-    keys = [key for key in {**before, **now} if key not in MACHINE]
-    return [(key, before.get(key)) for key in keys if before.get(key) != now.get(key)]
-
-
-def record(argv: list[str]) -> dict[str, str]:
+def provenance(argv: list[str]) -> dict[str, str]:
     """What says where a result comes from: command, git commit, versions, machine and time."""
     return {
         "command": command(argv),
         "commit": checkpoint.commit(),
         **checkpoint.versions(),
-        "processes": str(place()[1]),
+        "processes": str(rank_and_world()[1]),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

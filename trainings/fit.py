@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from DatasetClass.batches import Batch, Dataset, first_part
+from DatasetClass.batches import RANK_SEED, Batch, Dataset, first_part
 from models.smooth_crossentropy import Loss, smooth_crossentropy
-from trainings.files import RunFiles, command, record
+from trainings.files import RunFiles, command, provenance
 from trainings.options import Defaults, settings
-from trainings.outcome import better, refuse_bad_loss, report
-from trainings.state import TrainingState
+from trainings.state import TrainingState, better
 from utilities.interrupt import Interrupted, Interruption
 from utilities.log import Log
+from utilities.metrics import Total, evaluate
 from utilities.precision import autocast
 from utilities.ranks import Ranks
 
-TOGETHER = 10  # steps after which several processes see whether one has to save or to stop
+STEPS_BETWEEN = 10  # after so many steps several processes see whether one has to save or to stop
+Pass = tuple[Tensor, Tensor, Tensor]  # logits (B, classes), losses (B,), targets (B,)
 
 
 def fit(
@@ -42,27 +44,47 @@ def fit(
         OSError: results can't be written.
         Interrupted: asked to stop; the state is saved.
     """
+    # What the run does to the data set and to torch's generator: a part of each batch, how often
+    # each sample comes, and dropout's masks, which neither processes nor neighbouring seeds share.
+    dataset.share(ranks.rank, ranks.world)
+    if args.balanced_sampling:
+        dataset.balance()
+    torch.manual_seed(args.seed + RANK_SEED * ranks.rank)
+    state = TrainingState(args, dataset, model, ranks)
     content = {
-        "task": defaults.name,
-        "model": defaults.name,
+        "task": defaults.task,
+        "model": defaults.model,
         "model_args": model_args,
         "dataset": dataset.name,
         "data_args": dataset.data_args,
-        "train_args": settings(args, defaults),
-        "record": record(args.argv),
+        "train_args": settings(args, state.precision),
+        "record": provenance(args.argv),
     }
-    state = TrainingState(args, dataset, model, ranks)
     loss = partial(smooth_crossentropy, smoothing=args.label_smoothing)
-    with RunFiles(args, content, ranks) as files, Interruption(ranks) as interruption:
-        files.resume(state)
-        with Log(args, content, state.rows, quiet=not ranks.writer) as log:
+    with (
+        RunFiles(args.run, content, ranks, args.save_seconds) as files,
+        Interruption(ranks) as interruption,
+    ):
+        saved = files.saved_state(args.resume, args.overwrite)
+        if saved is None:
+            files.save(state)
+        else:
+            state.load_state_dict(saved)  # the data set's order and all generators with it
+        with make_log(args, files, state) as log:
             log.say(dataset.describe())
             while state.epoch < args.epochs:
                 run_epoch(state, loss, files, log, interruption)
-        best = files.finish(model, lambda model: state.evaluate(model, dataset.test, loss))
-    report(best, state, log)
+        best = files.finish(model, lambda model: measure(state, model, dataset.test, loss))
+    names = getattr(dataset, "class_names", ())
+    log.report(best, names, state.optimizer.skipped, [args.run.best, args.run.last])
     ranks.close()
     return best["metrics"]
+
+
+def make_log(args: argparse.Namespace, files: RunFiles, state: TrainingState) -> Log:
+    described = {**files.content["train_args"], **files.content["record"]}
+    quiet = not state.ranks.writer
+    return Log(args.run.history, described, args.epochs, state.rows, args.tensorboard, quiet)
 
 
 def run_epoch(
@@ -70,68 +92,71 @@ def run_epoch(
 ) -> None:
     """Train an epoch, or what is left of it, validate, log and save."""
     started = time.monotonic()
-    rate = state.rate(state.epoch * len(state.dataset.train))
+    rate = state.schedule.rate(state.epoch * len(state.dataset.train))
     train_epoch(state, loss, partial(pause, state, files, interruption))
     refuse_bad_loss(state, state.ranks.gather(state.total.first_bad()), files)
     state.end_epoch()
     model = state.average.evaluated()
     metrics = state.total.over(state.ranks).metrics("train")
-    metrics |= state.evaluate(model, state.dataset.val, loss).metrics("val")
+    metrics |= measure(state, model, state.dataset.val, loss).metrics("val")
     log(epoch=state.epoch, learning_rate=rate, **metrics, seconds=time.monotonic() - started)
     if better(metrics, state.best, state.args.select):
         state.best = {**metrics, "epoch": state.epoch}
         files.keep_best(state.epoch, metrics, model)
     state.metrics, state.total = metrics, state.new_total()
-    if state.ranks.agree(lambda: files.due() or state.epoch == state.args.epochs):
+    if state.ranks.from_writer(lambda: files.due() or state.epoch == state.args.epochs):
         files.save(state)
 
 
 def train_epoch(state: TrainingState, loss: Loss, after_step: Callable[[], None]) -> None:
     """One pass over ``dataset.train``; ``state.total`` sums up what the steps saw."""
-    share = state.args.ascent_fraction  # of each batch, which SAM climbs along
     state.network.train()
     for batch in state.dataset.train:
-        # Of one step, the last comes first: SAM makes two passes, the first at the weights.
-        coming = [batch, first_part(batch, share)][: state.optimizer.passes]
-        passes: list[tuple[Tensor, Tensor, Tensor]] = []
-        state.step(partial(forward_backward, state, loss, coming, passes))
-        state.total.add(*passes[0])
+        # SAM climbs along a part of the batch and steps along all of it; a plain step takes all.
+        part = first_part(batch, state.args.ascent_fraction)
+        batches = iter([part, batch][-state.optimizer.passes :])
+        seen: list[Pass] = []
+        state.step(partial(forward_backward, state, loss, batches, seen))
+        state.total.add(*seen[0])  # of the first pass, at the weights
         after_step()
 
 
 def forward_backward(
-    state: TrainingState,
-    loss_function: Loss,
-    coming: list[Batch],
-    passes: list[tuple[Tensor, Tensor, Tensor]],
+    state: TrainingState, loss_function: Loss, batches: Iterator[Batch], seen: list[Pass]
 ) -> Tensor:
-    """The closure of a step: one forward and backward pass of the next batch in ``coming``."""
-    inputs, targets = coming.pop()
+    """The closure of a step: one forward and backward pass of the next of ``batches``."""
+    inputs, targets = next(batches)
     state.optimizer.zero_grad()
-    with autocast(state.args.precision, state.ranks.device):
+    with autocast(state.precision, state.ranks.device):
         logits = state.network(inputs)
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
     losses = loss_function(logits, targets)
     weighted = losses if state.class_weights is None else state.class_weights[targets] * losses
     state.scaler.scale(weighted.mean()).backward()
-    passes.append((logits.detach(), losses.detach(), targets))
+    seen.append((logits.detach(), losses.detach(), targets))
     return losses.detach().mean()
 
 
+def measure(state: TrainingState, model: nn.Module, batches: Iterable[Batch], loss: Loss) -> Total:
+    """Loss and confusion over ``batches``, in eval mode and fp32, over all processes."""
+    classes, ranks = state.dataset.num_classes, state.ranks
+    return evaluate(model, batches, loss, classes, ranks.device).over(ranks)
+
+
 def pause(state: TrainingState, files: RunFiles, interruption: Interruption) -> None:
-    """After a step, of several processes each TOGETHER-th: save if it is time, leave if asked to.
+    """After a step, of several processes each STEPS_BETWEEN-th: save if it is time, or leave.
 
     Raises:
         Interrupted: after a signal; all is saved.
         ValueError: the loss is not finite.
     """
-    since = 1 if state.ranks.world == 1 else TOGETHER
+    since = 1 if state.ranks.world == 1 else STEPS_BETWEEN
     if state.steps % since:
         return
     # Reading a loss is free on a CPU; elsewhere the host would have to wait.
     bad = state.total.first_bad(since) if state.ranks.device.type == "cpu" else None
-    found = state.ranks.gather((bad, interruption.number, files.due()))
-    bad_batches, signals, due = zip(*found, strict=True)
+    gathered = state.ranks.gather((bad, interruption.number, files.due()))
+    bad_batches, signals, due = zip(*gathered, strict=True)
     refuse_bad_loss(state, bad_batches, files)
     if any(signals) or any(due):
         files.save(state)
@@ -140,3 +165,23 @@ def pause(state: TrainingState, files: RunFiles, interruption: Interruption) -> 
         raise Interrupted(
             max(signals), f"stopped in epoch {state.epoch + 1}, saved; go on with: {again}"
         )
+
+
+def refuse_bad_loss(state: TrainingState, batches: Sequence[int | None], files: RunFiles) -> None:
+    """Stop if a batch's loss was NaN or infinite: the first one, if any, of each process.
+
+    Raises:
+        ValueError: names the batch and the step, and where the last good weights are.
+    """
+    if not any(batches):
+        return
+    batch = min(number for number in batches if number)
+    step = state.epoch * len(state.dataset.train) + batch
+    files.save_best()
+    kept = "no epoch was finished"
+    if state.best:
+        kept = f"the best epoch so far, {state.best['epoch']}, is in {files.run.best}"
+    raise ValueError(
+        f"epoch {state.epoch + 1}, batch {batch} (step {step}): the loss is not finite; lower "
+        f"--learning_rate or --rho ({kept})"
+    )

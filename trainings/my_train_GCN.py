@@ -20,7 +20,8 @@ from trainings.options import Defaults, add_flags, read_args, start
 from utilities.cli import Parser, fraction, non_negative_int, positive_int, run
 
 DEFAULTS = Defaults(
-    name="GCN",
+    task="GCN",
+    model="GCN",
     dataset="MUTAG",
     optimizer="ADAM",
     base_optimizer="ADAM",
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "hidden_channels": args.hidden_channels,
         "dropout": args.dropout,
     }
-    model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
+    model = models.build(DEFAULTS.model, **model_args).to(ranks.device)
 
     # training
     return fit(args, DEFAULTS, dataset, model, model_args, ranks)

@@ -21,7 +21,8 @@ from trainings.options import Defaults, add_flags, read_args, start
 from utilities.cli import Parser, fraction, non_negative_int, positive_int, run
 
 DEFAULTS = Defaults(
-    name="cifar",
+    task="cifar",
+    model="cifar",
     dataset="cifar10",
     optimizer="SGD",
     base_optimizer="SGD",
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "width_factor": args.width_factor,
         "dropout": args.dropout,
     }
-    model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
+    model = models.build(DEFAULTS.model, **model_args).to(ranks.device)
 
     # training
     return fit(args, DEFAULTS, dataset, model, model_args, ranks)

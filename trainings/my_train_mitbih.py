@@ -20,7 +20,8 @@ from trainings.options import Defaults, add_flags, read_args, start
 from utilities.cli import Parser, fraction, positive_int, run
 
 DEFAULTS = Defaults(
-    name="mitbih",
+    task="mitbih",
+    model="mitbih",
     dataset="mitbih",
     optimizer="ADAM",
     base_optimizer="ADAM",
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         "dropout": args.dropout,
         "attention_dropout": args.attention_dropout,
     }
-    model = models.build(DEFAULTS.name, **model_args).to(ranks.device)
+    model = models.build(DEFAULTS.model, **model_args).to(ranks.device)
 
     # training
     return fit(args, DEFAULTS, dataset, model, model_args, ranks)

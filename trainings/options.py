@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainings.optimizers import OPTIMIZERS, RHO, SCHEDULES
+from trainings.averaging import AVERAGES
+from trainings.optimizers import OPTIMIZERS, RHO
+from trainings.schedules import SCHEDULES
 from utilities.cli import (
     Parser,
     add_run_flags,
@@ -26,22 +28,29 @@ from utilities.cli import (
     positive_int,
     prepare_device,
 )
-from utilities.precision import PRECISIONS, resolve
+from utilities.precision import PRECISIONS
 from utilities.ranks import Ranks
+from utilities.runs import NameDefaults, Run
 
 SYNC_BATCH_NORM = (
     "of several processes: batch norm over the whole batch, GPUs only; if not, each normalises by "
     "its own part, and the first one's running statistics are kept"
 )
-# Where a run is, and how it is watched, changes nothing in it; it may go on with others.
-UNRECORDED = ("argv", "resume", "overwrite")
+UNRECORDED = ("argv", "run", "resume", "overwrite")  # and folders
 
 
-@dataclass
+@dataclass(frozen=True)
 class Defaults:
-    """Values of the shared flags, which differ from task to task."""
+    """What a task is called and trains, and values of the shared flags, which differ by task.
 
-    name: str
+    Attributes:
+        task: names the files.
+        model: its name for ``models.build``, by which a checkpoint is rebuilt.
+        dataset: of ``--dataset``, and so are the others of their flags.
+    """
+
+    task: str
+    model: str
     dataset: str
     optimizer: str
     base_optimizer: str
@@ -77,7 +86,9 @@ def add_flags(parser: Parser, defaults: Defaults) -> None:
     _add_machine_flags(parser.add_argument_group("speed and several processes (torchrun)"))
     add_run_flags(parser, defaults.seed)
     values = dataclasses.asdict(defaults)
-    parser.set_defaults(**{k: v for k, v in values.items() if k not in ("name", "dataset")})
+    parser.set_defaults(
+        **{k: v for k, v in values.items() if k not in ("task", "model", "dataset")}
+    )
 
 
 def _add_sam_flags(group: Any) -> None:
@@ -91,13 +102,16 @@ def _add_sam_flags(group: Any) -> None:
         help="LookSAM: weight of the last ascent's orthogonal part in the steps between",
     )
     group.add_argument(
-        "--sam_start", type=fraction, default=0.0, help="share of the run before the first ascent"
+        "--sam_start",
+        type=fraction,
+        default=0.0,
+        help="fraction of the run before the first ascent",
     )
     group.add_argument(
         "--ascent_fraction",
         type=fraction,
         default=1.0,
-        help="share of each batch (of each process's part) that climbs",
+        help="fraction of each batch (of each process's part) that climbs",
     )
     group.add_argument(
         "--gsam_alpha",
@@ -109,7 +123,7 @@ def _add_sam_flags(group: Any) -> None:
         "--fsam_sigma",
         type=non_negative_float,
         default=0.0,
-        help="Friendly SAM: share of the gradients' mean that is left out of the ascent",
+        help="Friendly SAM: fraction of the gradients' mean that is left out of the ascent",
     )
     group.add_argument("--fsam_lambda", type=fraction, default=0.9, help="decay of that mean")
     group.add_argument("--eta", type=non_negative_float, default=0.01, help="ASAM: T_w = |w| + eta")
@@ -140,13 +154,16 @@ def _add_schedule_flags(group: Any) -> None:
     )
     group.add_argument(
         "--average",
-        choices=["none", "ema", "swa"],
+        choices=AVERAGES,
         default="none",
         help="validate and keep an average of the weights: exponential, or of the last epochs'",
     )
     group.add_argument("--ema_decay", type=fraction, default=0.999, help="of --average ema, a step")
     group.add_argument(
-        "--swa_start", type=fraction, default=0.75, help="share of the epochs before --average swa"
+        "--swa_start",
+        type=fraction,
+        default=0.75,
+        help="fraction of the epochs before --average swa",
     )
     group.add_argument(
         "--select",
@@ -197,21 +214,30 @@ def _add_switch(group: Any, name: str, text: str, default: bool = False) -> None
 
 
 def read_args(parser: Parser, defaults: Defaults, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line and settle what follows from it; it is kept as ``argv``."""
-    args = parser.parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    settle(args, defaults)
-    return args
+    """Parse the command line, which is kept as ``argv``; ``run`` is the run that it asks for.
+
+    Raises:
+        ValueError: flags exclude each other, or ``--tag`` can't be a part of a file name.
+    """
+    parsed = parser.parse_args(argv)
+    refuse_contradictions(parsed)
+    usual_rho = RHO.get(parsed.optimizer, 0.0)
+    if parsed.rho and parsed.optimizer not in RHO:
+        print(f"note: --rho {parsed.rho} has no effect on {parsed.optimizer}")
+    rho = usual_rho if parsed.rho is None or parsed.optimizer not in RHO else parsed.rho
+    args = {**vars(parsed), "rho": rho, "argv": list(sys.argv[1:] if argv is None else argv)}
+    usual = NameDefaults(rho=usual_rho, seed=defaults.seed, dataset=defaults.dataset)
+    run = Run.from_arguments(defaults.task, defaults.model, args, usual, parsed.out_dir)
+    return argparse.Namespace(**args, run=run)
 
 
 def start(args: argparse.Namespace) -> Ranks:
-    """Choose device, precision and kernels, seed the generators, meet the other processes.
+    """Choose device and kernels, seed the global generators, meet the other processes.
 
     Raises:
         ValueError: no such device here.
     """
     device = prepare_device(args.device, args.threads)
-    args.precision = resolve(args.precision, device)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Even saying no imports torch's compiler, which takes seconds.
@@ -224,11 +250,11 @@ def start(args: argparse.Namespace) -> Ranks:
     return Ranks(device)
 
 
-def settle(args: argparse.Namespace, defaults: Defaults) -> None:
-    """Set what follows from other flags: ``rho``, and the names of the results.
+def refuse_contradictions(args: argparse.Namespace) -> None:
+    """Stop where flags can't be meant together.
 
     Raises:
-        ValueError: flags exclude each other, or ``--tag`` can't be a part of a file name.
+        ValueError: names the flags and what to do.
     """
     if args.ascent_fraction == 0:
         raise ValueError("--ascent_fraction 0: no sample would climb; use --rho 0 for that")
@@ -240,30 +266,19 @@ def settle(args: argparse.Namespace, defaults: Defaults) -> None:
         raise ValueError("--resume and --overwrite: the one keeps what the other drops; choose one")
     if args.looksam_alpha and args.every == 1:
         raise ValueError("--looksam_alpha: acts between ascents only; add --every 5")
-    if args.optimizer not in RHO:
-        if args.rho:
-            print(f"note: --rho {args.rho} has no effect on {args.optimizer}")
-        args.rho = 0.0
-    elif args.rho is None:
-        args.rho = RHO[args.optimizer]
     if args.tag and not re.fullmatch(r"[\w-]{1,50}", args.tag, re.ASCII):
         raise ValueError(f"--tag {args.tag[:60]!r}: at most 50 letters, digits, - and _")
     if f"_{args.tag}".endswith("_last"):
         raise ValueError(f"--tag {args.tag}: ends as the states' names do; choose another")
-    suffix = "" if args.dataset == defaults.dataset else f"_{args.dataset}"
-    fold = getattr(args, "fold", None)
-    suffix += "" if fold is None else f"_fold{fold}"
-    suffix += "" if args.seed == defaults.seed else f"_seed{args.seed}"
-    suffix += f"_{args.tag}" if args.tag else ""
-    run = f"{defaults.name}_{args.optimizer}"
-    args.history = args.out_dir / "outputs" / f"my_train_{run}_{args.rho}{suffix}.dat"
-    args.best = args.out_dir / "to_plot" / f"model_{run}_rho{args.rho}{suffix}.pt"
-    args.last = args.best.with_name(f"{args.best.stem}_last.pt")
 
 
-def settings(args: argparse.Namespace, defaults: Defaults) -> dict[str, Any]:
-    """The arguments as plain values for the checkpoint and the history; folders left out."""
+def settings(args: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """The arguments as plain values for the checkpoint and the history; folders left out.
+
+    Args:
+        args: as ``read_args`` returns them.
+        precision: what ``--precision`` came to on this machine.
+    """
     items = vars(args).items()
     plain = {k: v for k, v in items if not isinstance(v, Path) and k not in UNRECORDED}
-    own = {"rho": RHO.get(args.optimizer, 0.0), "seed": defaults.seed, "dataset": defaults.dataset}
-    return {**plain, "defaults": own}
+    return {**plain, "precision": precision, "defaults": args.run.defaults._asdict()}

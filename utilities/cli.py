@@ -22,7 +22,7 @@ import torch
 
 from utilities.files import ROOT
 from utilities.interrupt import Interrupted
-from utilities.ranks import place
+from utilities.ranks import rank_and_world
 
 GRACE = 10.0  # seconds: within them the first has ended, and torchrun ends the others
 Main = Callable[[Sequence[str] | None], Any]
@@ -56,7 +56,7 @@ def run(main: Main) -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # LANG=C must not end a run over a file's name
         sys.stdout.reconfigure(errors="backslashreplace")
-    rank, _ = place()
+    rank, _ = rank_and_world()
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the process's life
         warnings.simplefilter("ignore")
@@ -75,7 +75,7 @@ def run(main: Main) -> None:
 
 
 def _let_the_first_speak() -> None:
-    if place()[0]:
+    if rank_and_world()[0]:
         time.sleep(GRACE)
 
 

@@ -68,7 +68,7 @@ def target(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], remedy: str, doing: str = "writing it") -> Iterator[None]:
     """Hold the lock of the result ``path``, so that one process at a time writes it.
 
     The lock is the kernel's, on ``.<name>.lock`` beside the file: it goes with its process, however
@@ -77,6 +77,7 @@ def locked(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
     Args:
         path: the result; of several that belong together, one that names them all.
         remedy: how the user writes elsewhere, such as "name this one with --tag".
+        doing: what the process that holds the lock does.
 
     Raises:
         ValueError: another process holds it.
@@ -89,7 +90,7 @@ def locked(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise ValueError(
-            f"{path}: another process is writing it now; wait for it, or {remedy}"
+            f"{path}: another process is {doing} now; wait for it, or {remedy}"
         ) from error
     try:
         yield

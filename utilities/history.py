@@ -1,7 +1,10 @@
-"""Read a run's history (``outputs/*.dat``, which utilities/log.py writes), carefully.
+"""A run's history (``outputs/*.dat``): written whole or not at all, and read carefully.
 
-The file may come from a stranger or from a disk that filled up: whatever is wrong with it is one
-ValueError that names file and row, and no file takes more than some 100 MB of memory.
+It is a tab-separated table with a header, one row an epoch, below the run's settings as
+``# key: value`` lines: ``pandas.read_table(path, comment="#")`` reads it.
+
+A file that is read may come from a stranger or from a disk that filled up: whatever is wrong with
+it is one ValueError that names file and row, and no file takes more than some 100 MB of memory.
 """
 
 from __future__ import annotations
@@ -9,14 +12,26 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from utilities.files import atomic_write
 
 Settings = dict[str, str]
 Columns = dict[str, list[float]]
 
-# The settings that say where and how a run is made, and not which run it is.
-MACHINE = ("device", "threads", "compile", "tensorboard", "save_seconds")
+COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_acc",
+    "train_f1",
+    "val_loss",
+    "val_acc",
+    "val_f1",
+    "seconds",
+)
 MAX_BYTES = 16 * 2**20
 MAX_CELLS = 1_000_000  # 100,000 epochs of what a run writes
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
@@ -26,8 +41,23 @@ class NoEpochError(ValueError):
     """A history without a row: its run is in the first epoch, or was stopped there."""
 
 
+def write_history(
+    path: Path, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write a run's settings, and a row for each epoch, whose keys are ``COLUMNS``.
+
+    Raises:
+        OSError: it can't be written; an older file of that name stays as it was.
+    """
+    lines = [f"# {k}: {v}".replace("\n", "\\n").replace("\r", "\\r") for k, v in settings.items()]
+    lines.append("\t".join(COLUMNS))
+    lines += ["\t".join(str(row[name]) for name in COLUMNS) for row in rows]
+    with atomic_write(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+
+
 def read_history(path: str | os.PathLike[str]) -> tuple[Settings, Columns]:
-    """Read the arguments on top and the table below them.
+    """Read the settings on top and the table below them.
 
     Returns:
         The ``# key: value`` lines as text, and each column's numbers, one an epoch.
@@ -45,7 +75,13 @@ def read_history(path: str | os.PathLike[str]) -> tuple[Settings, Columns]:
     settings: Settings = {}
     for number, line in lines:
         if not line.startswith("#"):
-            return settings, _table(path, _header(path, number, line), lines)
+            names = line.split("\t")
+            if names[0] != "epoch" or len(set(names)) != len(names) or "" in names:
+                raise ValueError(
+                    f"{path}, row {number}: no header; expected column names, epoch first, parted "
+                    "by tabs"
+                )
+            return settings, _table(path, names, lines)
         key, _, value = line[1:].partition(":")
         settings[key.strip()] = value.strip()
     raise ValueError(f"{path}: no table in it; was the run stopped before it began?")
@@ -61,15 +97,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, raw.decode("utf-8-sig").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}, row {number}: not text, so no history") from error
-
-
-def _header(path: Path, number: int, line: str) -> list[str]:
-    names = line.split("\t")
-    if names[0] != "epoch" or len(set(names)) != len(names) or "" in names:
-        raise ValueError(
-            f"{path}, row {number}: no header; expected column names, epoch first, parted by tabs"
-        )
-    return names
 
 
 def _table(path: Path, names: list[str], lines: Iterator[tuple[int, str]]) -> Columns:

@@ -1,13 +1,9 @@
-"""What a training shows and keeps: a live table on a terminal, plain lines in a pipe, a .dat file.
-
-The history (``outputs/*.dat``) is a tab-separated table with a header, one row an epoch, below
-the run's arguments as ``# key: value`` lines: ``pandas.read_table(path, comment="#")`` reads it.
-"""
+"""What a training shows and keeps: a live table on a terminal, plain lines in a pipe, a history."""
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,24 +12,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from utilities.files import atomic_write
-from utilities.progress import duration, is_terminal
+from utilities.cli import report_files
+from utilities.history import COLUMNS, write_history
+from utilities.metrics import class_report
+from utilities.progress import duration, is_terminal, time_left
 
-COLUMNS = {
-    "epoch": "d",
-    "learning_rate": ".3g",
-    "train_loss": ".4f",
-    "train_acc": ".2f",
-    "train_f1": ".2f",
-    "val_loss": ".4f",
-    "val_acc": ".2f",
-    "val_f1": ".2f",
-    "seconds": "",
+# What a person sees of the history, in which form, and how long the rest will take.
+SHOWN = {
+    "epoch": ("epoch", "d"),
+    "learning_rate": ("rate", ".3g"),
+    "train_loss": ("train loss", ".4f"),
+    "train_acc": ("train %", ".2f"),
+    "val_loss": ("val loss", ".4f"),
+    "val_acc": ("val %", ".2f"),
+    "val_f1": ("val F1 %", ".2f"),
 }
-# What a person sees of them, and how long the rest will take.
-SHOWN = {"epoch": "epoch", "learning_rate": "rate", "train_loss": "train loss"} | {
-    "train_acc": "train %", "val_loss": "val loss", "val_acc": "val %", "val_f1": "val F1 %"
-} | {"seconds": "time", "left": "left"}  # fmt: skip
+TITLES = [*(title for title, _ in SHOWN.values()), "time", "left"]
 LINES = 12  # rows of the live table, if the screen is high enough
 FRAME = 6  # lines of the screen for the table's frame and the prompt
 PAUSE = 1.0  # seconds between two writes of the history: an epoch may take milliseconds
@@ -43,9 +37,11 @@ class Log:
     """Progress and history of one run; use it as a context manager.
 
     Args:
-        args: of the run: ``history`` (the file), ``epochs``, ``tensorboard``.
-        content: of the run: ``train_args`` and ``record``, for the lines on top.
+        path: the history.
+        settings: of the run, for the history's first lines.
+        epochs: how many there will be.
         rows: of the epochs that are done already; new ones are added to this list.
+        tensorboard: write event files too.
         quiet: show and write nothing: this process is not the run's writer.
 
     Attributes:
@@ -58,20 +54,22 @@ class Log:
 
     def __init__(
         self,
-        args: argparse.Namespace,
-        content: dict[str, Any],
+        path: Path,
+        settings: Mapping[str, Any],
+        epochs: int,
         rows: list[dict[str, Any]],
+        tensorboard: bool = False,
         quiet: bool = False,
     ) -> None:
-        self.path, self.epochs, self.rows, self.quiet = args.history, args.epochs, rows, quiet
-        self.settings = {**content["train_args"], **content["record"]}
+        self.path, self.settings, self.epochs = path, settings, epochs
+        self.rows, self.quiet = rows, quiet
         self.console = Console(highlight=False)
         self.table = is_terminal(self.console)
         self.live = Live(console=self.console, auto_refresh=False)
         self.started, self.written, self.done = time.monotonic(), 0.0, len(rows)
-        self.events, self.files = None, [self.path]
-        if args.tensorboard and not quiet:
-            folder = self.path.parent / "tensorboard" / self.path.stem
+        self.events, self.files = None, [path]
+        if tensorboard and not quiet:
+            folder = path.parent / "tensorboard" / path.stem
             self.events = _event_writer(folder)
             self.files.append(folder)
             for row in rows:
@@ -116,8 +114,8 @@ class Log:
             return
         lines = [self._cells(row, self.left())]
         if len(self.rows) == self.done + 1:
-            lines.insert(0, list(SHOWN.values()))
-        widths = [max(len(title), 7) for title in SHOWN.values()]
+            lines.insert(0, TITLES)
+        widths = [max(len(title), 7) for title in TITLES]
         for cells in lines:
             padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
             print("  ".join(padded), flush=True)
@@ -127,26 +125,53 @@ class Log:
         if not self.quiet:
             self.console.print(text, soft_wrap=True, markup=False)
 
+    def report(
+        self,
+        best: Mapping[str, Any],
+        class_names: Sequence[str],
+        skipped: int,
+        checkpoints: Sequence[Path],
+    ) -> None:
+        """Say what came out of the run, class by class, and which files hold it.
+
+        Args:
+            best: the best checkpoint, with its test's result.
+            class_names: by label; empty where the classes have no names.
+            skipped: steps that were left out.
+            checkpoints: the files, beside those that the log wrote itself.
+        """
+        metrics = best["metrics"]
+        self.say(f"best epoch on validation: {best['epoch']} of {self.epochs}; with its weights")
+        for part, name in (("val", "validation"), ("test", "test")):
+            acc, f1, loss = (metrics[f"{part}_{key}"] for key in ("acc", "f1", "loss"))
+            self.say(f"{name:>10}: {acc:.2f} %, macro F1 {f1:.2f} %, loss {loss:.4f}")
+        self.say("test by class, in percent:")
+        self.say(class_report(best["test_confusion"], class_names))
+        if skipped:
+            self.say(f"{skipped} steps were left out: their gradient was not finite")
+        if not self.quiet:
+            report_files([*self.files, *checkpoints])
+
     def left(self) -> float:
         """Seconds that the rest of the run will take at this run's mean speed."""
-        done = len(self.rows) - self.done
-        return (time.monotonic() - self.started) / max(done, 1) * (self.epochs - len(self.rows))
+        count, rest = len(self.rows) - self.done, self.epochs - len(self.rows)
+        seconds = time_left(time.monotonic() - self.started, count, count + rest)
+        return 0.0 if seconds is None else seconds
 
     def _cells(self, row: dict[str, Any], left: float | None) -> list[str]:
-        row = {**row, "seconds": duration(row["seconds"])}
-        cells = [format(row[name], form) for name, form in COLUMNS.items() if name in SHOWN]
-        return [*cells, "" if left is None else duration(left)]
+        cells = [format(row[name], form) for name, (_, form) in SHOWN.items()]
+        return [*cells, duration(row["seconds"]), "" if left is None else duration(left)]
 
     def _table(self) -> Table:
         """The last epochs, a row each; on a screen too narrow for that a column each."""
         lines = [self._cells(row, None) for row in self.rows[:-1][-LINES:]]
         lines.append(self._cells(self.rows[-1], self.left()))
         rows = max(min(LINES, self.console.height - FRAME), 1)
-        table = _grid(list(SHOWN.values()), lines[-rows:])
+        table = _grid(TITLES, lines[-rows:])
         unbounded = self.console.options.update(max_width=1000)
         if self.console.measure(table, options=unbounded).maximum > self.console.width:
             columns = max((self.console.width - 14) // 11, 1)
-            shown = zip(SHOWN.values(), *lines[-columns:], strict=True)
+            shown = zip(TITLES, *lines[-columns:], strict=True)
             (head, *cells), *rest = ([*entry] for entry in shown)
             table = _grid([head, *cells], rest)
         table.caption = f"epoch {len(self.rows)} of {self.epochs}, {duration(self.left())} left"
@@ -158,14 +183,7 @@ class Log:
             self.events.add_scalar(name, row[name], row["epoch"])
 
     def _write(self) -> None:
-        lines = [
-            f"# {k}: {v}".replace("\n", "\\n").replace("\r", "\\r")
-            for k, v in self.settings.items()
-        ]
-        lines.append("\t".join(COLUMNS))
-        lines += ["\t".join(str(row[name]) for name in COLUMNS) for row in self.rows]
-        with atomic_write(self.path) as part:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
+        write_history(self.path, self.settings, self.rows)
         if self.events is not None:
             self.events.flush()
         self.written = time.monotonic()

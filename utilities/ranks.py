@@ -15,7 +15,7 @@ T = TypeVar("T")
 NEW_STORE = os.environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") == "1"
 
 
-def place() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """Number of this process and how many there are, as torchrun says; (0, 1) for one alone."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     return (int(os.environ.get("RANK", 0)), world) if world > 1 else (0, 1)
@@ -23,9 +23,9 @@ def place() -> tuple[int, int]:
 
 def launcher() -> list[str]:
     """The words by which a script is started as this process was."""
-    if place()[1] == 1:
+    if rank_and_world()[1] == 1:
         return ["python"]
-    here = os.environ.get("LOCAL_WORLD_SIZE", place()[1])
+    here = os.environ.get("LOCAL_WORLD_SIZE", rank_and_world()[1])
     machines = os.environ.get("GROUP_WORLD_SIZE", "1")
     several = [] if machines == "1" else [f"--nnodes={machines}"]
     return ["torchrun", *several, f"--nproc_per_node={here}"]
@@ -51,7 +51,7 @@ def _join(backend: str) -> None:
 class Ranks:
     """The processes of this run: gloo on CPUs, NCCL on GPUs, nothing at all for one alone.
 
-    What lies on the CPU goes through gloo in any case: agreeing never makes a GPU wait.
+    What lies on the CPU goes through gloo in any case: it never makes a GPU wait.
 
     Attributes:
         rank, world: this process's number and how many there are.
@@ -62,7 +62,7 @@ class Ranks:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.rank, self.world = place()
+        self.rank, self.world = rank_and_world()
         self.local = int(os.environ.get("LOCAL_RANK", self.rank))
         self.device = device
         if self.world == 1:
@@ -70,11 +70,11 @@ class Ranks:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"--device {device}: several processes need cpu or cuda")
         if device.type == "cuda":
-            self.device = self._own_gpu()
+            self.device = self._gpu_of_process()
         if not distributed.is_initialized():
             _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
-    def _own_gpu(self) -> torch.device:
+    def _gpu_of_process(self) -> torch.device:
         if self.local >= torch.cuda.device_count():
             raise ValueError(
                 f"--nproc_per_node: process {self.local} has no GPU of its own, there are "
@@ -96,7 +96,7 @@ class Ranks:
         - As it is, each process normalises by its own part of the batch: with N processes a
           batch's statistics are those of batch_size / N samples. The running statistics are
           the first process's, which DistributedDataParallel hands to the others before each
-          forward pass and ``share_buffers`` before each evaluation.
+          forward pass and ``broadcast_buffers`` before each evaluation.
         - ``sync_batch_norm`` (GPUs only) normalises by the whole batch, as one process does, at
           the price of a message a layer and pass.
         - A model without it, or with layer or group norm, trains as in one process.
@@ -113,7 +113,7 @@ class Ranks:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids)
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every process the first one's buffers, such as batch norm's running statistics."""
         if self.world > 1:
             for buffer in model.buffers():
@@ -133,7 +133,7 @@ class Ranks:
         distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, make: Callable[[], T]) -> T:
+    def from_writer(self, make: Callable[[], T]) -> T:
         """Call ``make`` in the writer alone; every process returns, or raises, what it did there.
 
         So bad input ends all processes, and none waits for one that is gone.

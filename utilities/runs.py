@@ -245,10 +245,10 @@ def refuse_other(
     Raises:
         ValueError: names the settings that differ.
     """
-    found = differing(old, new)
-    if not found:
+    different = differing(old, new)
+    if not different:
         return
-    said = f"which differs in {', '.join(found)}"
+    said = f"which differs in {', '.join(different)}"
     if values:
-        said = "with " + ", ".join(f"--{key} {value}" for key, value in list(found.items())[:4])
+        said = "with " + ", ".join(f"--{key} {value}" for key, value in list(different.items())[:4])
     raise ValueError(f"{path}: holds another {kind}, {said}; {remedy}")

@@ -1,126 +1,35 @@
-"""Trainings of two processes: the same as one, and as hard to kill.
-
-Most start the processes by fork, with the environment that torchrun sets, because importing
-torch takes seconds; without torchrun nobody ends a process that waits for one that is gone.
-"""
+"""Trainings of two processes: the same as one, and as hard to kill."""
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from conftest import SMALL
+from processes import (
+    Prepare,
+    best_of,
+    equal,
+    flags,
+    history,
+    last_of,
+    printed,
+    start,
+    train,
+    wait,
+)
 
 import DatasetClass
-import DatasetClass.TUD  # its PyTorch Geometric is imported here, once for all forks
 import models
 from DatasetClass.mitbih import MitBih
 from models.smooth_crossentropy import smooth_crossentropy
-from trainings import files, my_train_cifar, my_train_GCN, my_train_mitbih, state
-from utilities import checkpoint, cli
-from utilities.files import ROOT
+from trainings import files, my_train_mitbih, state
+from utilities import checkpoint
 from utilities.metrics import Total
-
-MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
-LIMIT = 60  # seconds after which processes count as hanging
-Prepare = Callable[[int], None]  # what to change in a process, by its rank, before it trains
-
-
-def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
-    own = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--device", "cpu", *more)
-    return [str(flag) for flag in (*SMALL[name], *own)]
-
-
-def start(
-    name: str, argv: list[str], out: Path, world: int = 2, prepare: Prepare = lambda rank: None
-) -> list[int]:
-    """Start a training of ``world`` processes; what each prints is in ``out``/<rank>.txt."""
-    out.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                text = os.open(out / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(text, 1)
-                os.dup2(text, 2)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-                sys.argv = [f"trainings/my_train_{name}.py", *argv]
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                cli.GRACE = 0.0
-                prepare(rank)
-                cli.run(MAINS[name])
-                code = 0
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return children
-
-
-def wait(children: list[int]) -> list[int]:
-    """Their exit codes; fails where one doesn't end."""
-    codes: dict[int, int] = {}
-    until = time.monotonic() + LIMIT
-    while len(codes) < len(children):
-        for child in set(children) - codes.keys():
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            for child in set(children) - codes.keys():
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            pytest.fail("a process hangs")
-        time.sleep(0.01)
-    return [codes[child] for child in children]
-
-
-def train(name: str, argv: list[str], out: Path, world: int = 2, **more) -> None:
-    assert wait(start(name, argv, out, world, **more)) == [0] * world, printed(out)
-
-
-def printed(out: Path) -> list[str]:
-    return [path.read_text() for path in sorted(out.glob("[0-9].txt"))]
-
-
-def best_of(out: Path) -> dict:
-    return checkpoint.load(next(p for p in out.glob("to_plot/*.pt") if "_last" not in p.name))
-
-
-def last_of(out: Path) -> dict:
-    return checkpoint.load(next(out.glob("to_plot/*_last.pt")))
-
-
-def history(out: Path) -> pd.DataFrame:
-    return pd.read_table(next(out.glob("outputs/*.dat")), comment="#").drop(columns="seconds")
-
-
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def keep_weights(out: Path) -> Prepare:
@@ -308,81 +217,3 @@ def test_another_number_of_processes_goes_on_after_an_epoch(data_dir: Path, tmp_
     train("GCN", argv, tmp_path, world=1)
     assert last_of(tmp_path)["resume"]["steps"] == 4 * 4
     assert history(tmp_path)["epoch"].tolist() == [1, 2, 3, 4]
-
-
-# --- through torchrun -----------------------------------------------------------------------------
-def torchrun(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", *map(str, arguments)]
-
-
-def test_torchrun_starts_again_after_a_killed_worker(data_dir: Path, tmp_path: Path) -> None:
-    more = ("--epochs=40", "--batch_size=14", "--save_seconds=0", "--tensorboard", "--dropout=0")
-    argv = flags("GCN", data_dir, tmp_path / "two", *more)
-    command = torchrun("--standalone", "--nproc_per_node=2", "--max_restarts=1")
-    command += [str(ROOT / "trainings/my_train_GCN.py"), *argv, "--resume"]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
-    assert run.stdout is not None and run.stderr is not None
-    before = []
-    for line in run.stdout:
-        before.append(line)
-        if line.strip().startswith("10 "):
-            break
-    workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(workers[1]), signal.SIGKILL)
-    after, errors = run.communicate(timeout=LIMIT)
-    assert run.returncode == 0, errors
-    assert "goes on, " in after
-    for line in ("files written:", "best epoch"):
-        assert ("".join(before) + after).count(line) == 1  # one process speaks
-    assert history(tmp_path / "two")["epoch"].tolist() == list(range(1, 41))
-    assert last_of(tmp_path / "two")["record"]["processes"] == "2"
-    writers = list((tmp_path / "two/outputs/tensorboard").rglob("events*"))
-    assert len(writers) == 2  # one for each start
-    my_train_GCN.main(flags("GCN", data_dir, tmp_path / "one", *more))
-    one, two = history(tmp_path / "one"), history(tmp_path / "two")
-    # ADAM in float32 amplifies the order of summation, so only the first epochs are compared.
-    assert (one["val_loss"][:10] - two["val_loss"][:10]).abs().max() < 1e-3
-
-
-def test_the_slurm_example_trains_and_stops_where_slurm_says(
-    data_dir: Path, tmp_path: Path
-) -> None:
-    """SLURM's commands are replaced by scripts that do on this machine what they do there."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for tool, body in {
-        "srun": 'exec "$@"',
-        "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
-        "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "queued $2"; fi',
-        # Only torchrun's own process, as it is the one that srun started.
-        "scancel": f"kill $1 $(cat {tmp_path}/step) 2>/dev/null".replace("$1", "-TERM"),
-    }.items():
-        (tools / tool).write_text(f"#!/bin/bash\n{body}\n")
-        (tools / tool).chmod(0o755)
-    (tools / "srun").write_text(f'#!/bin/bash\necho $$ > {tmp_path}/step\nexec "$@"\n')
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_NUM_NODES": "1"}
-    slurm |= {"SLURM_SUBMIT_DIR": str(tmp_path), "PROCESSES": "2", "SLURM_CPUS_PER_TASK": "2"}
-    environment = {**os.environ, **slurm, "PATH": f"{tools}:{os.environ['PATH']}"}
-    argv = flags("GCN", data_dir, tmp_path, "--epochs=100000", "--batch_size=14")
-    command = ["bash", str(ROOT / "examples/slurm_train.sh")]
-    command += [str(ROOT / "trainings/my_train_GCN.py"), *argv]
-    run = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
-    assert run.stdout is not None
-    for line in run.stdout:
-        if line.strip().startswith("20 "):
-            break
-    run.send_signal(signal.SIGUSR1)
-    rest, errors = run.communicate(timeout=LIMIT)
-    assert "queued 7" in rest
-    assert errors.count("saved; go on with: torchrun --nproc_per_node=2") == 1
-    last = last_of(tmp_path)
-    assert last["epoch"] >= 20 and last["resume"]["rows"][-1]["epoch"] == last["epoch"]
-
-
-@pytest.mark.skipif(shutil.which("shellcheck", path=Path(sys.executable).parent) is None,
-                    reason="no shellcheck")  # fmt: skip
-def test_the_examples_pass_shellcheck() -> None:
-    tool = Path(sys.executable).parent / "shellcheck"
-    scripts = sorted((ROOT / "examples").glob("*.sh"))
-    done = subprocess.run([tool, *scripts], capture_output=True, text=True)
-    assert scripts and done.returncode == 0, done.stdout

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from toy import Toy, make_model, steps, train  # noqa: F401
 
-from trainings.outcome import better
+from trainings.state import better
 from utilities import checkpoint
 
 RUN = ["--learning_rate=0.02", "--momentum=0.9"]
@@ -72,7 +72,7 @@ def test_a_second_pass_that_is_no_number_leaves_out_its_step_and_says_so(
     assert same_parameters(weights[6], weights[5])
     assert not same_parameters(weights[7], weights[6])
     assert "1 steps were left out: their gradient was not finite" in capsys.readouterr().out
-    table = pd.read_table(args.history, comment="#")
+    table = pd.read_table(args.run.history, comment="#")
     assert len(table) == 4 and table.notna().all(axis=None)
 
 
@@ -81,7 +81,7 @@ def test_the_report_says_best_validation_and_test_at_it_and_the_files(
 ) -> None:
     args = train(tmp_path, "--tensorboard")
     lines = capsys.readouterr().out.splitlines()
-    best = checkpoint.load(args.best)
+    best = checkpoint.load(args.run.best)
     m = best["metrics"]
     at = lines.index(f"best epoch on validation: {best['epoch']} of 4; with its weights")
     for name, part, line in zip(
@@ -93,12 +93,12 @@ def test_the_report_says_best_validation_and_test_at_it_and_the_files(
         ).split()  # fmt: skip
     assert lines[at + 5].split()[:2] == ["one", "10"]
     written = lines[lines.index("files written:") + 1 :]
-    events = args.history.parent / "tensorboard" / args.history.stem
+    events = args.run.history.parent / "tensorboard" / args.run.history.stem
     assert [line.strip() for line in written] == [
-        str(path) for path in (args.history, events, args.best, args.last)
+        str(path) for path in (args.run.history, events, args.run.best, args.run.last)
     ]
-    assert all(path.exists() for path in (args.history, events, args.best, args.last))
-    assert m["val_acc"] == pd.read_table(args.history, comment="#")["val_acc"].max()
+    assert all(path.exists() for path in (args.run.history, events, args.run.best, args.run.last))
+    assert m["val_acc"] == pd.read_table(args.run.history, comment="#")["val_acc"].max()
 
 
 NO_NUMBER = {"val_acc": 90.0, "val_f1": 90.0, "val_loss": torch.nan}

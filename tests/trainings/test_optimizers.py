@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, lr_scheduler
 from toy import ALONE, COUNTS, Toy, make_args, make_model, steps, train  # noqa: F401
 
 from models.smooth_crossentropy import smooth_crossentropy
-from trainings import optimizers
+from trainings import averaging
+from trainings.averaging import Average
 from trainings.fit import forward_backward
-from trainings.optimizers import Average, learning_rate
+from trainings.schedules import SCHEDULES, Schedule
 from trainings.state import TrainingState
 from utilities import checkpoint
 
@@ -44,21 +45,20 @@ def torchs_rates(schedule: str, total: int) -> list[float]:
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 10, 17])
-@pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
-def test_each_steps_rate_is_torchs(schedule: str, epochs: int, tmp_path: Path) -> None:
-    args = make_args(tmp_path, f"--schedule={schedule}", f"--epochs={epochs}", "--learning_rate=.1")
-    ours = [learning_rate(args, step, EPOCH) for step in range(epochs * EPOCH)]
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_each_steps_rate_is_torchs(schedule: str, epochs: int) -> None:
+    whole = Schedule(schedule, 0.1, steps=epochs * EPOCH)
+    ours = [whole.rate(step) for step in range(epochs * EPOCH)]
     assert ours == pytest.approx(torchs_rates(schedule, epochs * EPOCH), rel=1e-9)
 
 
-@pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
-def test_warm_up_rises_linearly_to_the_schedules_rate(schedule: str, tmp_path: Path) -> None:
-    flags = [f"--schedule={schedule}", "--epochs=10", "--learning_rate=.1"]
-    args = make_args(tmp_path, *flags, "--warmup_epochs=1.5")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_warm_up_rises_linearly_to_the_schedules_rate(schedule: str) -> None:
+    warm = Schedule(schedule, 0.1, steps=10 * EPOCH, warmup_steps=1.5 * EPOCH)
     plain = torchs_rates(schedule, 10 * EPOCH)
     for step, rate in enumerate(plain):
         share = min(1, (step + 1) / 6)  # 1.5 epochs of 4 steps
-        assert learning_rate(args, step, EPOCH) == pytest.approx(share * rate)
+        assert warm.rate(step) == pytest.approx(share * rate)
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "SAM"])
@@ -66,17 +66,16 @@ def test_the_rate_is_the_one_that_steps(optimizer: str, steps, tmp_path: Path) -
     flags = ["--schedule=cosine", "--warmup_epochs=1", "--learning_rate=0.1", "--momentum=0"]
     args = train(tmp_path, f"--optimizer={optimizer}", "--base_optimizer=SGD", *flags)
     before = list(make_model().parameters())
+    schedule = Schedule("cosine", 0.1, steps=4 * EPOCH, warmup_steps=EPOCH)
     for number, step in enumerate(steps):
-        rate = learning_rate(args, number, EPOCH)
+        rate = schedule.rate(number)
         assert step["rates"] == {rate}  # of SAM and of its base
         after = [step["weights"][name] for name, _ in make_model().named_parameters()]
         for old, gradient, new in zip(before, step["gradients"], after, strict=True):
             torch.testing.assert_close(new, old - rate * gradient)
         before = after
-    logged = pd.read_table(args.history, comment="#")["learning_rate"]
-    assert logged.tolist() == pytest.approx(
-        [learning_rate(args, k, EPOCH) for k in range(0, 16, 4)]
-    )
+    logged = pd.read_table(args.run.history, comment="#")["learning_rate"]
+    assert logged.tolist() == pytest.approx([schedule.rate(k) for k in range(0, 16, 4)])
 
 
 # --- averages of the weights ----------------------------------------------------------------------
@@ -118,10 +117,10 @@ def test_ema_is_its_recursion_and_what_is_validated_and_kept(
         new = floats(weights)
         average = {k: 0.9 * average[k] + 0.1 * new[k] for k in average}  # batch norm's too
         at_end[number / EPOCH] = average
-    best, last = checkpoint.load(args.best), checkpoint.load(args.last)
+    best, last = checkpoint.load(args.run.best), checkpoint.load(args.run.last)
     assert_close(best["state_dict"], at_end[best["epoch"]])
     assert_close(last["state_dict"], at_end[4])
-    table = pd.read_table(args.history, comment="#")
+    table = pd.read_table(args.run.history, comment="#")
     for row in table.itertuples():
         weights = {**best["state_dict"], **at_end[row.epoch]}
         assert (row.val_loss, row.val_acc) == pytest.approx(evaluate(weights, Toy()), rel=1e-5)
@@ -138,7 +137,7 @@ def test_swa_is_the_mean_of_the_last_epochs_with_batch_norm_measured_anew(
     args = train(tmp_path / "swa", "--epochs=5", "--average=swa", "--swa_start=0.4")
     for alone, averaged in zip(plain, (step["weights"] for step in steps), strict=True):
         assert all(torch.equal(alone[k], averaged[k]) for k in alone)
-    last = checkpoint.load(args.last)["state_dict"]
+    last = checkpoint.load(args.run.last)["state_dict"]
     ends = [floats(weights) for weights in plain[EPOCH - 1 :: EPOCH]]
     names = [name for name, _ in make_model().named_parameters()]
     for name in names:  # epochs 3, 4 and 5 of 5
@@ -148,7 +147,7 @@ def test_swa_is_the_mean_of_the_last_epochs_with_batch_norm_measured_anew(
     hidden = data.points[:60].double() @ last["0.weight"].double().T + last["0.bias"].double()
     assert_close({"m": last["1.running_mean"]}, {"m": hidden.mean(0)})
     assert_close({"v": last["1.running_var"]}, {"v": hidden.var(0)})
-    row = pd.read_table(args.history, comment="#").iloc[-1]
+    row = pd.read_table(args.run.history, comment="#").iloc[-1]
     assert (row.val_loss, row.val_acc) == pytest.approx(evaluate(last, data), rel=1e-5)
 
 
@@ -157,7 +156,7 @@ def test_before_swa_starts_the_plain_weights_are_validated(
     tmp_path: Path,
 ) -> None:
     args = train(tmp_path, "--epochs=2", "--average=swa", "--swa_start=0.5")
-    row = pd.read_table(args.history, comment="#").iloc[0]
+    row = pd.read_table(args.run.history, comment="#").iloc[0]
     weights = steps[EPOCH - 1]["weights"]
     assert (row.val_loss, row.val_acc) == pytest.approx(evaluate(weights, Toy()), rel=1e-5)
 
@@ -166,9 +165,9 @@ def test_batch_norm_is_measured_in_batches_of_nearly_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """update_bn weighs all batches alike, and a batch of one sample can't be normalised."""
-    monkeypatch.setattr(optimizers, "MEASURED", 20)
+    monkeypatch.setattr(averaging, "MEASURED", 20)
     data, model = Toy(counts=(30, 6, 5)), make_model()
-    average = Average(make_args(tmp_path, "--average=swa", "--swa_start=0"), model)
+    average = Average("swa", model, start=0)
     average.after_epoch(1, data)
     assert data.asked == [14, 14, 13]
     parts = model[0](data.points[:41]).detach().split(14)
@@ -185,7 +184,7 @@ def test_class_weights_make_each_class_count_alike_and_keep_the_scale(tmp_path: 
     model.eval()  # so that the gradient is that of a fixed function
     batch = data.fetch(data.train.indices)
     passes: list[Any] = []
-    forward_backward(state, smooth_crossentropy_plain, [batch], passes)
+    forward_backward(state, smooth_crossentropy_plain, iter([batch]), passes)
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     losses = cross_entropy(model(batch[0]), batch[1], reduction="none")
     each = torch.stack([losses[batch[1] == k].mean() for k in range(3)])
@@ -205,7 +204,7 @@ def smooth_crossentropy_plain(logits: Tensor, targets: Tensor) -> Tensor:
 
 def test_balanced_sampling_draws_all_classes_equally_often(tmp_path: Path) -> None:
     data = Toy()
-    TrainingState(make_args(tmp_path, "--balanced_sampling"), data, nn.Linear(4, 3), ALONE)
+    train(tmp_path, "--balanced_sampling", "--epochs=1", data=data)
     epochs = [torch.cat([targets for _, targets in data.train]) for _ in range(100)]
     assert {len(epoch) for epoch in epochs} == {60}
     counts = torch.cat(epochs).bincount().tolist()

@@ -76,5 +76,5 @@ def test_flags_that_exclude_each_other(flags, message, tmp_path, monkeypatch, ca
 
 def test_a_good_tag_names_the_files(tmp_path: Path) -> None:
     args = my_train_GCN.parse_args(["--tag", "Run-2_b", "--out_dir", str(tmp_path)])
-    assert args.history.name == "my_train_GCN_ADAM_0.0_Run-2_b.dat"
-    assert args.last.name == "model_GCN_ADAM_rho0.0_Run-2_b_last.pt"
+    assert args.run.history.name == "my_train_GCN_ADAM_0.0_Run-2_b.dat"
+    assert args.run.last.name == "model_GCN_ADAM_rho0.0_Run-2_b_last.pt"

@@ -245,7 +245,7 @@ def test_a_run_of_no_step_keeps_no_other_from_its_name(tmp_path: Path) -> None:
 
 def test_a_state_without_its_best_weights_is_refused_before_the_training(tmp_path: Path) -> None:
     args = train(tmp_path)
-    args.best.unlink()
+    args.run.best.unlink()
     with pytest.raises(ValueError, match=r"not there, .* restore it, or start anew"):
         train(tmp_path, "--resume")
 

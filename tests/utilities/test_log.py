@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import contextlib
 import fcntl
@@ -12,6 +11,7 @@ import re
 import struct
 import sys
 import termios
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from utilities import log as log_module
-from utilities.log import COLUMNS, Log, duration
+from utilities.history import COLUMNS
+from utilities.log import Log, duration
 
-CONTENT = {"train_args": {"rho": 0.05, "tag": ""}, "record": {"command": "a\nb"}}
-
-
-def args_for(path: Path, epochs: int = 3, tensorboard: bool = False) -> argparse.Namespace:
-    return argparse.Namespace(history=path, epochs=epochs, tensorboard=tensorboard)
+SETTINGS = {"rho": 0.05, "tag": "", "command": "a\nb"}
 
 
 def row(epoch: int) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def row(epoch: int) -> dict[str, Any]:
 # --- the file -------------------------------------------------------------------------------------
 def test_history_is_a_table_with_the_arguments_on_top(tmp_path: Path, capsys) -> None:
     path = tmp_path / "outputs" / "run.dat"
-    with Log(args_for(path, 2), CONTENT, []) as log:
+    with Log(path, SETTINGS, 2, []) as log:
         for epoch in (1, 2):
             log(**{name: epoch * 1.5 for name in COLUMNS} | {"epoch": epoch})
     table = pd.read_table(path, comment="#")
@@ -52,7 +49,7 @@ def test_history_is_a_table_with_the_arguments_on_top(tmp_path: Path, capsys) ->
 
 def test_rows_gone_on_from_are_written_first_and_shown_no_more(tmp_path: Path, capsys) -> None:
     rows = [row(1), row(2)]
-    with Log(args_for(tmp_path / "run.dat"), CONTENT, rows) as log:
+    with Log(tmp_path / "run.dat", SETTINGS, 3, rows) as log:
         log(**row(3))
     assert pd.read_table(log.path, comment="#")["epoch"].tolist() == [1, 2, 3]
     head, line = capsys.readouterr().out.splitlines()
@@ -61,8 +58,8 @@ def test_rows_gone_on_from_are_written_first_and_shown_no_more(tmp_path: Path, c
 
 def test_a_quiet_one_writes_and_shows_nothing(tmp_path: Path, capsys) -> None:
     rows: list[dict[str, Any]] = []
-    args = args_for(tmp_path / "run.dat", tensorboard=True)
-    with Log(args, CONTENT, rows, quiet=True) as log:
+    path = tmp_path / "run.dat"
+    with Log(path, SETTINGS, 3, rows, tensorboard=True, quiet=True) as log:
         log(**row(1))
         log.say("a")
     assert len(rows) == 1 and not os.listdir(tmp_path)
@@ -71,7 +68,7 @@ def test_a_quiet_one_writes_and_shows_nothing(tmp_path: Path, capsys) -> None:
 
 def test_a_file_in_the_way_is_found_before_the_first_epoch(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("in the way")
-    log = Log(args_for(tmp_path / "outputs" / "run.dat"), CONTENT, [])
+    log = Log(tmp_path / "outputs" / "run.dat", SETTINGS, 3, [])
     with pytest.raises(OSError, match="outputs"), log:
         raise AssertionError("trained")
 
@@ -90,7 +87,7 @@ def test_the_time_left_is_that_of_this_runs_mean_epoch(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(log_module.time, "monotonic", lambda: now[0])
-    log = Log(args_for(tmp_path / "run.dat", epochs=10), CONTENT, [row(1), row(2), row(3)])
+    log = Log(tmp_path / "run.dat", SETTINGS, 10, [row(1), row(2), row(3)])
     with log:
         now[0] += 30  # epochs 4 and 5
         log(**row(4))
@@ -103,8 +100,8 @@ SHOW = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_log import CONTENT, Log, args_for, row
-with Log(args_for(Path({path!r}), 20), CONTENT, []) as log:
+from test_log import SETTINGS, Log, row
+with Log(Path({path!r}), SETTINGS, 20, []) as log:
     log.say("a line " + "of words " * 8 + "\\u00fc" * {accents})
     for epoch in range(1, 21):
         log(**row(epoch))
@@ -182,7 +179,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_event_files_hold_the_historys_numbers(tmp_path: Path) -> None:
-    with Log(args_for(tmp_path / "run.dat", tensorboard=True), CONTENT, []) as log:
+    with Log(tmp_path / "run.dat", SETTINGS, 3, [], tensorboard=True) as log:
         for epoch in (1, 2, 3):
             log(**row(epoch))
     assert log.files == [tmp_path / "run.dat", tmp_path / "tensorboard" / "run"]
@@ -199,15 +196,15 @@ def test_after_a_kill_no_step_is_doubled_or_missing(
 ) -> None:
     # Files sort by second and by this counter: within a second, 10 would come before 9.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
-    args = args_for(tmp_path / "run.dat", epochs=5, tensorboard=True)
-    killed = Log(args, CONTENT, [])
+    make = partial(Log, tmp_path / "run.dat", SETTINGS, 5, tensorboard=True)
+    killed = make([])
     for epoch in (1, 2, 3):
         killed(**row(epoch))
     assert killed.events is not None
     killed.events.flush()  # three epochs are in the file, of which two were saved
     open_board = EventAccumulator(str(killed.files[1]))
     open_board.Reload()
-    with Log(args, CONTENT, [row(1), row(2)]) as log:
+    with make([row(1), row(2)]) as log:
         for epoch in (3, 4, 5):
             log(**row(epoch) | {"val_loss": 7.0})
     steps = events(log.files[1])["val_loss"]
@@ -215,7 +212,7 @@ def test_after_a_kill_no_step_is_doubled_or_missing(
     assert [value for _, value in steps[2:]] == [7.0] * 3
     open_board.Reload()
     assert [event.step for event in open_board.Scalars("val_loss")] == [1, 2, 3, 4, 5]
-    with Log(args, CONTENT, []) as log:  # --overwrite
+    with make([]) as log:  # --overwrite
         log(**row(1))
     assert [step for step, _ in events(log.files[1])["val_loss"]] == [1]
 
@@ -230,6 +227,6 @@ def test_without_tensorboard_the_flag_is_one_line(tmp_path: Path, monkeypatch) -
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match="--tensorboard: pip install tensorboard") as error:
-        Log(args_for(tmp_path / "run.dat", tensorboard=True), CONTENT, [])
+        Log(tmp_path / "run.dat", SETTINGS, 3, [], tensorboard=True)
     assert "\n" not in str(error.value)
-    Log(args_for(tmp_path / "run.dat"), CONTENT, [])
+    Log(tmp_path / "run.dat", SETTINGS, 3, [])

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.ranks import Ranks, launcher, place
+from utilities.ranks import Ranks, launcher, rank_and_world
 
 
 def test_one_process_needs_no_group_even_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
     ranks, model = Ranks(torch.device("cpu")), nn.Linear(2, 2)
-    assert place() == (0, 1) and launcher() == ["python"] and ranks.writer
+    assert rank_and_world() == (0, 1) and launcher() == ["python"] and ranks.writer
     assert ranks.wrap(model, sync_batch_norm=False) is model
-    assert ranks.gather(3) == [3] and ranks.agree(lambda: 4) == 4
+    assert ranks.gather(3) == [3] and ranks.from_writer(lambda: 4) == 4
     with ranks.in_turn():
         ranks.close()
     assert not torch.distributed.is_initialized()
@@ -34,7 +34,7 @@ def test_the_launcher_is_that_of_the_run(
     for name, value in {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("GROUP_WORLD_SIZE", machines)
-    assert place() == (5, 8) and launcher() == words
+    assert rank_and_world() == (5, 8) and launcher() == words
 
 
 def test_a_device_that_cant_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

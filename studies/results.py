@@ -1,6 +1,6 @@
 """A table of finished trainings: test accuracy and macro F1, mean and 95 % interval over runs.
 
-    python benchmarks/results.py to_plot/model_GCN_*_PROTEINS_fold*.pt
+    python -m studies.results to_plot/model_GCN_*_PROTEINS_fold*.pt
 
 States (``*_last.pt``) are passed over. Runs that differ in nothing but seed, fold and tag are one
 row. The interval is Student's, of the mean over runs; over folds it is only a guide, since their
@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import table
+from studies.plot_history import mean_and_band
 from utilities import checkpoint
 from utilities.cli import Parser, run
-from utilities.history import MACHINE, read_history
-from utilities.plot_history import mean_and_band
+from utilities.history import read_history
+from utilities.runs import Run, identity, run_settings
+from utilities.tables import table
 
-SHARED = ("optimizer", "rho", "epochs", "average")  # the flags that a row shows
-APART = ("seed", "fold", "tag", *MACHINE)
+FLAGS = ("optimizer", "rho", "epochs", "average")  # that a row shows
+OVER = ("seed", "fold", "tag")  # in which the runs of one row may differ
 COLUMNS = ("test_acc", "test_f1", "val_acc", "val_f1")
 
 
@@ -34,38 +35,23 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {half:.2f}"
 
 
-def history_of(path: Path, content: dict[str, Any]) -> Path:
-    """The history beside a checkpoint."""
-    args = content["train_args"]
-    suffix = path.stem.split(f"_rho{args['rho']}", 1)[1]
-    name = f"my_train_{content['model']}_{args['optimizer']}_{args['rho']}{suffix}.dat"
-    return path.parents[1] / "outputs" / name
-
-
 def row(paths: list[Path], contents: list[dict[str, Any]]) -> list[str]:
     """One group of runs as cells."""
     first = contents[0]
     args, data = first["train_args"], first["data_args"]
     label = " ".join(filter(None, (first["dataset"], str(data.get("split", "")))))
     seconds = [
-        np.median(read_history(history_of(path, content))[1]["seconds"])
+        np.median(read_history(Run.from_checkpoint(content, path.parents[1]).history)[1]["seconds"])
         for path, content in zip(paths, contents, strict=True)
     ]
     return [
         label,
-        *(str(args[flag]) for flag in SHARED),
+        *(str(args[flag]) for flag in FLAGS),
         str(len(contents)),
         *(interval([content["metrics"][name] for content in contents]) for name in COLUMNS),
         f"{np.mean([content['epoch'] for content in contents]):.0f}",
         f"{np.mean(seconds):.2g}",
     ]
-
-
-def key(content: dict[str, Any]) -> str:
-    """What two runs of one row share."""
-    args = {k: v for k, v in content["train_args"].items() if k not in APART}
-    data = {k: v for k, v in content["data_args"].items() if k not in APART}
-    return repr((content["model"], content["model_args"], content["dataset"], args, data))
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -84,13 +70,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         if "test_acc" not in content["metrics"]:
             raise ValueError(f"{path}: not the best checkpoint of a finished run")
-        paths, contents = groups.setdefault(key(content), ([], []))
+        key = repr(identity(run_settings(content), OVER))
+        paths, contents = groups.setdefault(key, ([], []))
         paths.append(path.resolve())
         contents.append(content)
     if not groups:
         raise ValueError("no finished run's best checkpoint among the files")
     names = [name.replace("_acc", " %").replace("_f1", " macro F1 %") for name in COLUMNS]
-    header = ["data", *SHARED, "runs", *names, "best epoch", "s/epoch"]
+    header = ["data", *FLAGS, "runs", *names, "best epoch", "s/epoch"]
     print(table(header, [row(*group) for group in groups.values()]))
 
 

@@ -1,6 +1,6 @@
 """Draw loss, accuracy and macro F1 of several runs, on training and validation, in one figure.
 
-    python -m utilities.plot_history outputs/*.dat --output plots/history.png
+    python -m studies.plot_history outputs/*.dat --output plots/history.png
 
 Runs that differ in nothing but their seed are one curve: the mean, in a band that is the 95 %
 t interval of that mean. ``--over seed fold`` takes folds for repetitions too.
@@ -17,21 +17,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT, atomic_write
-from utilities.history import MACHINE, Columns, NoEpochError, Settings, read_history
+from utilities.files import ROOT
+from utilities.history import Columns, NoEpochError, Settings, read_history
+from utilities.pictures import check_picture, line_style, save_picture
+from utilities.runs import DATA_SETS, identity
 
 PARTS = {"train": "training", "val": "validation"}
 ROWS = {"loss": "loss", "acc": "accuracy (%)", "f1": "macro F1 (%)"}
-# Where, when and by which version of the code a run was made makes it no other run.
-INCIDENTAL = {*MACHINE, "defaults", "command", "commit", "python", "torch", "platform", "started"}
-# Okabe & Ito 2008, which colour-blind people tell apart; without yellow, too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", "-.", ":")  # 7 and 4: 28 pairs, and a curve shows below one that covers it
 LOG_FROM = 20.0  # a loss whose largest value is this many times its smallest gets a log axis
 
 
@@ -68,10 +64,10 @@ def read_curves(paths: Sequence[Path], over: Sequence[str]) -> list[Curve]:
             print(f"note: {path} has no epoch yet and is left out")
             continue
         which = tuple(settings.get(key) for key in over)
-        own = {k: v for k, v in settings.items() if k not in INCIDENTAL and k not in over}
-        key = frozenset(own.items())
+        of_curve = identity(settings, over)
+        key = frozenset(of_curve.items())
         runs = groups.setdefault(key, {})
-        settings_of.setdefault(key, own)
+        settings_of.setdefault(key, of_curve)
         if which in runs:
             raise ValueError(
                 f"{path}: the same settings as {runs[which][0]}, seed too; leave one of them out"
@@ -172,12 +168,11 @@ def draw_curve(ax: Axes, curve: Curve, name: str, number: int) -> None:
     """Draw one column of one curve, the ``number``-th of the figure."""
     mean, half = mean_and_band(curve.values[name])
     epochs = np.arange(1, len(mean) + 1)
-    colour = COLOURS[number % len(COLOURS)]
-    style = STYLES[number % len(STYLES)]
+    look: Any = line_style(number)
     marker = "o" if len(epochs) <= 15 else None
-    ax.plot(epochs, mean, style, color=colour, marker=marker, ms=3.5, lw=1.6, label=curve.label)
+    ax.plot(epochs, mean, marker=marker, ms=3.5, lw=1.6, label=curve.label, **look)
     if len(curve.values[name]) > 1:
-        ax.fill_between(epochs, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+        ax.fill_between(epochs, mean - half, mean + half, color=look["color"], alpha=0.15, lw=0)
 
 
 def set_limits(ax: Axes, values: list[np.ndarray], row: str) -> None:
@@ -193,7 +188,7 @@ def set_limits(ax: Axes, values: list[np.ndarray], row: str) -> None:
 
 
 def add_legend(figure: Figure, curves: Sequence[Curve], ax: Axes) -> None:
-    """Name the curves below the axes, and above them what all runs share."""
+    """Name the curves below the axes, and above them the data set if it is one."""
     lines = ax.get_lines()
     widest = max(len(line) for c in curves for line in c.label.splitlines())
     columns = max(1, min(len(curves), 4, 150 // (widest + 8)))
@@ -210,7 +205,8 @@ def add_legend(figure: Figure, curves: Sequence[Curve], ax: Axes) -> None:
     )
     names = {c.settings.get("dataset", "") for c in curves}
     if len(names) == 1:
-        figure.suptitle(names.pop()[:80].replace("$", r"\$"))
+        name = names.pop()
+        figure.suptitle(DATA_SETS.get(name, name)[:80].replace("$", r"\$"))
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -229,12 +225,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Draw as the command line says; return the picture's path."""
     args = parse_args(argv)
-    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
-    if args.output.suffix[1:].lower() not in kinds:
-        raise ValueError(f"--output {args.output}: no picture's name; end it in {', '.join(kinds)}")
-    figure = draw(read_curves(args.histories, args.over))
-    with atomic_write(args.output) as part:
-        figure.savefig(part, dpi=150)
+    check_picture(args.output)
+    save_picture(draw(read_curves(args.histories, args.over)), args.output)
     report_files([args.output])
     return args.output
 
