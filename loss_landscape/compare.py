@@ -25,7 +25,8 @@ from loss_landscape.plot_2D import NAMES, add_colour_bar, colour_scale, draw_sur
 from loss_landscape.surface_file import Surface, read_surface
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT, atomic_write
+from utilities.files import ROOT
+from utilities.pictures import picture_path, save_picture
 
 
 @dataclass
@@ -107,7 +108,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--surf_files", type=Path, nargs="+", help="their surfaces, if not named as they are"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the picture (.png, .pdf)")
+    parser.add_argument(
+        "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
+    )
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
     )
@@ -125,8 +128,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         read_minimum(model, surface, args.out_dir)
         for model, surface in zip(args.model_files, surfaces, strict=True)
     ]
-    with atomic_write(args.output) as part:
-        draw(minima).savefig(part, dpi=150)
+    save_picture(draw(minima), args.output)
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))

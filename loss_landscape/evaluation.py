@@ -18,15 +18,32 @@ def evaluate(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> tuple[fl
     """Mean loss and accuracy in percent over all samples, in the mode the model is in.
 
     Batches count by their samples, so an unequal last one changes nothing.
+
+    Args:
+        model: gives logits (batch, classes).
+        batches: pairs (inputs, targets).
+        loss: one value a sample, (batch,). Anything else, such as the mean over a batch's tokens or
+            its samples that are not ignored, can't be put together from batches.
+
+    Raises:
+        ValueError: no samples, or a loss that isn't one value a sample.
     """
     total: Tensor | float = 0.0
     correct: Tensor | float = 0.0
     samples = 0
     for inputs, targets in batches:
         logits = model(inputs)
-        total = total + loss(logits, targets).sum(dtype=torch.float64)
+        losses = loss(logits, targets)
+        if losses.shape != (len(targets),):
+            raise ValueError(
+                f"a loss of shape {tuple(losses.shape)} for {len(targets)} samples, whose mean is "
+                'not one over samples; take reduction="none", one value a sample'
+            )
+        total = total + losses.sum(dtype=torch.float64)
         correct = correct + (logits.argmax(dim=1) == targets).sum()
         samples += len(targets)
+    if not samples:
+        raise ValueError("no samples to take the loss of")
     return float(total) / samples, 100 * float(correct) / samples
 
 
