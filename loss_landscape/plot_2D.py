@@ -91,12 +91,12 @@ def stepped(norm: Normalize, vlevel: float) -> BoundaryNorm:
 
 
 def title(surface: Surface) -> str:
-    """Model, data set, optimizer and rho, where the file says them."""
+    """Which run's surface it is, in a reader's words, where the file says it."""
     a = surface.attributes
-    if "model" not in a:
-        return ""
-    rho = f", rho {a['rho']}" if a.get("rho") else ""
-    text = f"{a['model']} on {a.get('dataset')}, {a.get('optimizer')}{rho}"
+    text = str(a.get("title", ""))
+    if not text and "model" in a:  # of an older version
+        rho = f", rho {a['rho']}" if a.get("rho") else ""
+        text = f"{a['model']} on {a.get('dataset')}, {a.get('optimizer')}{rho}"
     return text[:200].replace("$", r"\$")  # a dollar would begin a formula
 
 

@@ -29,14 +29,16 @@ from loss_landscape.direction_flags import (
     directions_from_flags,
 )
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint
-from loss_landscape.evaluation import evaluate, moved
-from loss_landscape.grid import Measure, axis, compute
+from loss_landscape.evaluation import Measure, axis, compute, moved
 from loss_landscape.restore import Restored, add_restore_flags, restore
-from loss_landscape.surface_file import Surface, create, read_surface, refuse_other
+from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked
+from utilities.metrics import evaluate
+from utilities.runs import Run, refuse_other
 
 MOST_CELLS = 10_000_000
+REMEDY = "name this one with --surf_file or replace that with --overwrite"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -91,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
     with locked(path, "name this surface with --surf_file"):
         if path.exists() and path.stat().st_size and not args.overwrite:
-            refuse_other(path, surface)
+            old = read_surface(path).settings
+            refuse_other(path, old, surface.settings, "surface", REMEDY)
         else:
             names = tuple(f"{split}_{value}" for split in splits for value in ("loss", "acc"))
             create(path, surface, directions, names)
@@ -106,11 +109,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def loss_and_accuracy(restored: Restored, batches: dict[str, Any]) -> Measure:
     """A measure: ``<split>_loss`` and ``<split>_acc`` of each split in ``batches``."""
+    classes, device = restored.dataset.num_classes, next(restored.model.parameters()).device
 
     def measure() -> dict[str, float]:
         values: dict[str, float] = {}
         for split, part in batches.items():
-            loss, accuracy = evaluate(restored.model, part, restored.loss)
+            total = evaluate(restored.model, part, restored.loss, classes, device)
+            loss, accuracy = total.loss_and_accuracy()
             values |= {f"{split}_loss": loss, f"{split}_acc": accuracy}
         return values
 
@@ -132,6 +137,7 @@ def _attributes(
         "samples": args.samples or 0,
         "loss_name": args.loss_name,
         "test": args.test,
+        "title": Run.from_checkpoint(restored.content).title,
         "model": restored.content["model"],
         "dataset": restored.content["dataset"],
         "optimizer": train_args["optimizer"],

@@ -45,6 +45,12 @@ class Surface:
     def shape(self) -> tuple[int, ...]:
         return (len(self.x),) if self.y is None else (len(self.y), len(self.x))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes two surfaces the same, and what is said of them: grid and attributes."""
+        axes = [axis.tolist() for axis in (self.x, self.y) if axis is not None]
+        return {"grid": axes, **self.attributes}
+
     def point(self, cell: Sequence[int]) -> list[float]:
         """Coordinates of the cell (row, column), or (column,) in 1D: x first, as directions are."""
         axes = [self.x] if self.y is None else [self.y, self.x]
@@ -177,28 +183,6 @@ def read_directions(path: Path) -> list[Direction]:
             for g in GROUPS
             if g in file
         ]
-
-
-def refuse_other(path: Path, surface: Surface) -> None:
-    """Stop where an existing file was computed from something else.
-
-    Raises:
-        ValueError: grid or attributes differ, or the file is damaged.
-    """
-    old = read_surface(path)
-    different = [
-        name
-        for name, value in surface.attributes.items()
-        if name != "arguments" and old.attributes.get(name) != value
-    ]
-    grids = [[] if axis is None else axis.tolist() for s in (old, surface) for axis in (s.x, s.y)]
-    if grids[:2] != grids[2:]:
-        different.insert(0, "grid")
-    if different:
-        raise ValueError(
-            f"{path}: holds another surface (differs in {', '.join(different)}); name this one "
-            "with --surf_file or replace that with --overwrite"
-        )
 
 
 def _coordinates(file: h5py.File, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from conftest import run_script
 
 import DatasetClass
 import models
-from loss_landscape import evaluation, plot_1D, plot_2D, plot_surface
-from loss_landscape.evaluation import evaluate
+from loss_landscape import plot_1D, plot_2D, plot_surface
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface, read_directions, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from utilities import checkpoint
 from utilities.files import ROOT
+from utilities.metrics import Total, evaluate
 
 
 @pytest.mark.parametrize("name", ["GCN", "mitbih", "cifar"])
@@ -56,14 +57,15 @@ def test_the_centre_is_the_checkpoints_loss(name, trained, data_dir: Path, tmp_p
     smoothing = content["train_args"]["label_smoothing"]
     loss = partial(smooth_crossentropy, smoothing=smoothing)
     batches = dataset.fixed("train", 1000)
-    expected = evaluate(model.eval(), batches, loss)[0]
+    classes = dataset.num_classes
+    expected, _ = evaluate(model.eval(), batches, loss, classes).loss_and_accuracy()
     assert surface.values["train_loss"][2, 1] == pytest.approx(expected, rel=1e-5)
     # a corner, moved by hand
     x, y = read_directions(path)
     with torch.no_grad():
         for p, a, b in zip(model.parameters(), x, y, strict=True):
             p += -0.5 * a + 1.0 * b
-    expected = evaluate(model, batches, loss)[0]
+    expected, _ = evaluate(model, batches, loss, classes).loss_and_accuracy()
     assert surface.values["train_loss"][4, 0] == pytest.approx(expected, rel=1e-4)
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
 
@@ -156,7 +158,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
     alone = read_surface(plot_surface.main([*flags, "--surf_file", str(tmp_path / "alone.h5")]))
     refused: list[str] = []
 
-    def disturbed(*args) -> tuple[float, float]:
+    def disturbed(*args) -> Total:
         if not refused:
             for seed in ("123", "124"):
                 with pytest.raises(
@@ -164,7 +166,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
                 ) as error:
                     plot_surface.main([*flags, "--overwrite", "--seed", seed])
                 refused.append(str(error.value))
-        return evaluation.evaluate(*args)
+        return evaluate(*args)
 
     monkeypatch.setattr(plot_surface, "evaluate", disturbed)
     path = plot_surface.main(flags)
@@ -204,3 +206,17 @@ def test_a_summary_says_what_is_not_finite() -> None:
     assert line.endswith("not finite at 2 of 6 points")
     (line,) = plot_surface.summary(Surface(axes[0], None, {"test_loss": np.full(3, np.nan)}))
     assert line.startswith("test_loss: -")
+
+
+def test_a_surface_of_an_older_version_is_gone_on_with(tmp_path: Path, capsys) -> None:
+    shutil.copytree(Path(__file__).parents[1] / "old_files", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "to_plot" / "model_GCN_SAM_rho0.05.h5"
+    before = read_surface(path)
+    with h5py.File(path, "r+") as file:
+        file["done"][1, 2] = False
+    flags = ["--model_file", str(path.with_suffix(".pt")), "--data_dir", str(tmp_path)]
+    flags += ["--x=-1:1:3", "--y=-1:1:3", "--out_dir", str(tmp_path)]
+    plot_surface.main(flags)
+    assert "8 of 9 points are there already" in capsys.readouterr().out
+    for name, values in read_surface(path).values.items():
+        np.testing.assert_allclose(values, before.values[name], rtol=1e-5)

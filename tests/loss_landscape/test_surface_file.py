@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from loss_landscape import plot_2D, surface_file
+from loss_landscape import plot_2D, plot_surface, surface_file
 from loss_landscape.surface_file import (
     Surface,
     create,
     done,
     read_directions,
     read_surface,
-    refuse_other,
     write_cells,
 )
+from utilities.runs import refuse_other
 
 
 def make_surface(path: Path, nx: int = 3, ny: int = 7) -> Surface:
@@ -75,11 +75,16 @@ def test_files_of_loss_landscape_are_read(tmp_path: Path) -> None:
 def test_another_surface_is_never_continued(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     surface = make_surface(path)
-    refuse_other(path, surface)
+
+    def check(new: Surface) -> None:
+        old = read_surface(path).settings
+        refuse_other(path, old, new.settings, "surface", plot_surface.REMEDY)
+
+    check(surface)
     with pytest.raises(ValueError, match=r"differs in grid.*--surf_file.*--overwrite"):
-        refuse_other(path, Surface(surface.x, surface.y + 1, {}, {"seed": 1}))
+        check(Surface(surface.x, surface.y + 1, {}, {"seed": 1}))
     with pytest.raises(ValueError, match="differs in seed"):
-        refuse_other(path, Surface(surface.x, surface.y, {}, {"seed": 2}))
+        check(Surface(surface.x, surface.y, {}, {"seed": 2}))
 
 
 def test_truncated_files_are_one_line(tmp_path: Path) -> None:
