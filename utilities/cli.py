@@ -111,6 +111,10 @@ def positive_int(text: str) -> int:
     return _number(text, int, 0, True, LARGEST_INT, "a whole number of 1 or more")
 
 
+def two_or_more(text: str) -> int:
+    return _number(text, int, 2, False, LARGEST_INT, "a whole number of 2 or more")
+
+
 def non_negative_int(text: str) -> int:
     return _number(text, int, 0, False, LARGEST_INT, "a whole number of 0 or more")
 

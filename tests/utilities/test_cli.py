@@ -13,6 +13,7 @@ from utilities import cli
 
 KINDS = {
     cli.positive_int: (1, cli.LARGEST_INT, int),
+    cli.two_or_more: (2, cli.LARGEST_INT, int),
     cli.non_negative_int: (0, cli.LARGEST_INT, int),
     cli.seed_number: (0, 2**32 - 1, int),
     cli.thread_count: (0, cli.MOST_THREADS, int),
