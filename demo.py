@@ -7,6 +7,7 @@ Each step is a script of this repository; its command line is printed, so that i
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 from loss_landscape import compare, plot_surface
 from loss_landscape.my_pyhessian import density_plot, hessian
 from trainings import my_train_GCN
-from utilities.cli import Parser, positive_int, run
-from utilities.files import ROOT
+from utilities.cli import Parser, positive_int, run, two_or_more
+from utilities.files import ROOT, locked
 
+PICTURE = "demo_GCN.png"
 Main = Callable[[Sequence[str]], Any]
 
 
@@ -35,9 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out_dir", type=Path, default=ROOT, help="folder for the results")
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
     parser.add_argument("--epochs", type=positive_int, default=150, help="of each training")
-    parser.add_argument("--points", type=positive_int, default=31, help="of the grid, each way")
+    parser.add_argument("--points", type=two_or_more, default=31, help="of the grid, each way")
     parser.add_argument("--probes", type=positive_int, default=10, help="of the spectra")
     args = parser.parse_args(argv)
+    # Each script locks its own results; this keeps those of one demo together.
+    with locked(args.out_dir / "plots" / PICTURE, "give this one another --out_dir"):
+        run_all(args)
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Train, look and compare, script by script."""
     grid = f"-1:1:{args.points}"
     results = ["--out_dir", str(args.out_dir)]
     # The graphs are small: a second thread gains nothing, and on a busy machine costs minutes.
@@ -64,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
         files.append(str(trained.best))
         surfaces.append(str(surface))
-    picture = args.out_dir / "plots" / "demo_GCN.png"
+    picture = args.out_dir / "plots" / PICTURE
     flags = ["--model_files", *files, "--surf_files", *surfaces, f"--output={picture}"]
     step("compare", f"{landscape}/compare.py", compare.main, flags, results)
     print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture}")

@@ -166,8 +166,10 @@ def surface_reader() -> Reader:
         surface = h5.Surface(np.linspace(-1, 1, 3), y, {}, {"seed": 1, "arguments": "--x=-1:1:3"})
         directions = [[torch.ones(2, 2), torch.zeros(3)]] * (1 if y is None else 2)
         h5.create(folder / "a.h5", surface, directions, ("train_loss", "train_acc"))
-        line = {"train_loss": np.ones(3), "train_acc": np.full(3, 50.0)}
-        h5.write_row(folder / "a.h5", 0, line)
+        cells = np.zeros(surface.shape, dtype=bool)
+        cells[0] = True  # the others stay empty
+        values = {"train_loss": np.ones(surface.shape), "train_acc": np.full(surface.shape, 50.0)}
+        h5.write_cells(folder / "a.h5", cells, values)
 
     def read(path: Path) -> Any:
         return h5.read_surface(path), h5.read_directions(path), h5.done(path)

@@ -9,6 +9,8 @@ Reads what plot_surface.py and hessian.py wrote for each checkpoint and computes
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +27,29 @@ from loss_landscape.plot_2D import NAMES, add_colour_bar, colour_scale, draw_sur
 from loss_landscape.surface_file import Surface, read_surface
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT, atomic_write
+from utilities.files import ROOT
+from utilities.pictures import picture_path, save_picture
+
+METRICS = ("test_acc", "test_loss", "train_loss")
+CURVATURE = ("lambda_max", "trace", "trace_standard_error")
 
 
 @dataclass
 class Minimum:
-    """One checkpoint with its surface and its spectrum."""
+    """One checkpoint with its surface and its spectrum.
+
+    Attributes:
+        label: for people.
+        content: the checkpoint's.
+        surface, spectrum: what was computed from it.
+        numbers: its ``METRICS`` and the ``CURVATURE`` of its spectrum.
+    """
 
     label: str
     content: dict[str, Any]
     surface: Surface
     spectrum: Spectrum
+    numbers: dict[str, float]
 
 
 def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
@@ -49,10 +63,29 @@ def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
     surface = read_surface(surf_file)
     stem = out_dir / "Eigenvalues" / spectrum_stem(content, model_file)
     spectrum = read_spectrum(stem)
-    hashes = [s.get("checkpoint_sha256") for s in (surface.attributes, spectrum.record)]
-    if hashes[0] != hashes[1]:
-        raise ValueError(f"{model_file}: its surface and spectrum are of different checkpoints")
-    return Minimum(title(surface) or model_file.stem, content, surface, spectrum)
+    identity = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    for path, settings in ((surf_file, surface.attributes), (stem, spectrum.record)):
+        if settings.get("checkpoint_sha256") != identity:
+            raise ValueError(
+                f"{model_file}: {path} is of another checkpoint, or of this one before it was "
+                "trained again; compute it anew"
+            )
+    numbers = {n: _number(content["metrics"], n, f"{model_file}, metrics") for n in METRICS}
+    numbers |= {n: _number(spectrum.record, n, f"{stem}.json") for n in CURVATURE}
+    return Minimum(title(surface) or model_file.stem, content, surface, spectrum, numbers)
+
+
+def _number(values: dict[str, Any], name: str, where: str) -> float:
+    """One number of a file; NaN for the standard error of a single sample, which JSON has not."""
+    value = values.get(name)
+    if value is None and name == "trace_standard_error":
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(
+            f"{where}: {name} is {str(value)[:40]!r}, not a number; is the run finished, the "
+            "spectrum complete?"
+        )
+    return float(value)
 
 
 def draw(minima: Sequence[Minimum]) -> Figure:
@@ -64,10 +97,10 @@ def draw(minima: Sequence[Minimum]) -> Figure:
     norm = colour_scale(values)
     for ax, minimum in zip(axes, minima, strict=True):
         draw_surface(ax, minimum.surface, "train_loss", norm)
-        metrics, record = minimum.content["metrics"], minimum.spectrum.record
+        numbers = minimum.numbers
         ax.set_title(
-            f"{minimum.label}\ntest accuracy {metrics['test_acc']:.1f} %, "
-            f"$\\lambda_{{max}}$ {record['lambda_max']:.3g}",
+            f"{minimum.label}\ntest accuracy {numbers['test_acc']:.1f} %, "
+            f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}",
             fontsize=11,
         )
         ax.label_outer()
@@ -86,16 +119,15 @@ def table(minima: Sequence[Minimum]) -> Table:
     for name in ("test acc. (%)", "test loss", "running train loss", "lambda_max", "trace +- s.e."):
         result.add_column(name, justify="right", no_wrap=True)
     for minimum in minima:
-        metrics, record = minimum.content["metrics"], minimum.spectrum.record
-        error = record["trace_standard_error"]
-        spread = "" if error is None else f" +- {error:.2g}"
+        numbers = minimum.numbers
+        error = numbers["trace_standard_error"]
         result.add_row(
             minimum.label,
-            f"{metrics['test_acc']:.2f}",
-            f"{metrics['test_loss']:.4f}",
-            f"{metrics['train_loss']:.4f}",
-            f"{record['lambda_max']:.4g}",
-            f"{record['trace']:.4g}{spread}",
+            f"{numbers['test_acc']:.2f}",
+            f"{numbers['test_loss']:.4f}",
+            f"{numbers['train_loss']:.4f}",
+            f"{numbers['lambda_max']:.4g}",
+            f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" +- {error:.2g}"),
         )
     return result
 
@@ -107,7 +139,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--surf_files", type=Path, nargs="+", help="their surfaces, if not named as they are"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the picture (.png, .pdf)")
+    parser.add_argument(
+        "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
+    )
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
     )
@@ -125,8 +159,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         read_minimum(model, surface, args.out_dir)
         for model, surface in zip(args.model_files, surfaces, strict=True)
     ]
-    with atomic_write(args.output) as part:
-        draw(minima).savefig(part, dpi=150)
+    save_picture(draw(minima), args.output)
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))

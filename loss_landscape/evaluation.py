@@ -1,33 +1,59 @@
-"""Loss and accuracy of a model at its weights or at a point beside them."""
+"""A model at the points of a grid, and what is measured there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import argparse
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
-from DatasetClass.batches import Batch
 from loss_landscape.directions import Direction
-from models.smooth_crossentropy import Loss
+from loss_landscape.surface_file import Surface, done, write_cells
+from utilities.progress import Progress
+
+Move = Callable[[Sequence[float]], AbstractContextManager[None]]  # to a point (x, y), and back
+Measure = Callable[[], dict[str, float]]  # by the names of the file's values
+PAUSE = 1.0  # seconds between two writes: a point may take milliseconds
+MOST_POINTS = 100_000  # of an axis
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> tuple[float, float]:
-    """Mean loss and accuracy in percent over all samples, in the mode the model is in.
+class Axis(NamedTuple):
+    """``num`` coordinates from ``low`` to ``high``, both included."""
 
-    Batches count by their samples, so an unequal last one changes nothing.
+    low: float
+    high: float
+    num: int
+
+    def points(self) -> np.ndarray:
+        return np.linspace(self.low, self.high, self.num)
+
+
+def axis(text: str) -> Axis:
+    """Read ``min:max:num``.
+
+    Raises:
+        argparse.ArgumentTypeError: not of that form, too many points, or points that the numbers
+            of a computer can't tell apart.
     """
-    total: Tensor | float = 0.0
-    correct: Tensor | float = 0.0
-    samples = 0
-    for inputs, targets in batches:
-        logits = model(inputs)
-        total = total + loss(logits, targets).sum(dtype=torch.float64)
-        correct = correct + (logits.argmax(dim=1) == targets).sum()
-        samples += len(targets)
-    return float(total) / samples, 100 * float(correct) / samples
+    try:
+        low, high, num = text.split(":")
+        read = Axis(float(low), float(high), int(num))
+    except ValueError:
+        read = Axis(math.nan, math.nan, 0)
+    rising = read.low < read.high or (read.num == 1 and read.low == read.high)
+    if not (math.isfinite(read.high - read.low) and 1 <= read.num <= MOST_POINTS and rising):
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is not min:max:num with min below max and num from 1 to "
+            f"{MOST_POINTS:,}, such as -1:1:51"
+        )
+    if not (np.diff(read.points()) > 0).all():
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: so many points between are not distinct")
+    return read
 
 
 @contextmanager
@@ -47,3 +73,38 @@ def moved(
     finally:
         for w, old in zip(weights, before, strict=True):
             w.copy_(old)
+
+
+def compute(path: Path, surface: Surface, move: Move, measure: Measure) -> None:
+    """Measure at each point that is not done yet; what is measured is soon on disk.
+
+    It is written at least each second, and before an exception or Ctrl-C leaves. At most one point
+    is lost where one takes longer.
+
+    Args:
+        path: the file, with the names that ``measure`` gives.
+        surface: its grid.
+        move: takes what is measured to a point, x first, for the time of a context.
+        measure: values at the point where it is called.
+    """
+    finished = done(path)
+    cells = np.argwhere(~finished)
+    if len(cells) < finished.size:
+        print(f"{path}: {finished.sum():,} of {finished.size:,} points are there already")
+    values: dict[str, np.ndarray] = {}
+    fresh = np.zeros_like(finished)  # measured, but not on disk
+    written = time.monotonic()
+    try:
+        with Progress("points of the surface", len(cells)) as progress:
+            for cell in map(tuple, cells):
+                with move(surface.point(cell)):
+                    measured = measure()
+                for name, value in measured.items():
+                    values.setdefault(name, np.full(surface.shape, np.nan))[cell] = value
+                fresh[cell] = True
+                if time.monotonic() - written >= PAUSE:
+                    write_cells(path, fresh, values)
+                    fresh[:], written = False, time.monotonic()
+                progress.update()
+    finally:
+        write_cells(path, fresh, values)

@@ -9,7 +9,7 @@ Attributes say what was computed; a file is only continued where they agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,17 @@ class Surface:
     def shape(self) -> tuple[int, ...]:
         return (len(self.x),) if self.y is None else (len(self.y), len(self.x))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes two surfaces the same, and what is said of them: grid and attributes."""
+        axes = [axis.tolist() for axis in (self.x, self.y) if axis is not None]
+        return {"grid": axes, **self.attributes}
+
+    def point(self, cell: Sequence[int]) -> list[float]:
+        """Coordinates of the cell (row, column), or (column,) in 1D: x first, as directions are."""
+        axes = [self.x] if self.y is None else [self.y, self.x]
+        return [float(axis[i]) for axis, i in zip(axes, cell, strict=True)][::-1]
+
 
 # What h5py raises on damaged files; a false size may be too large to allocate.
 _DAMAGE = (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError)
@@ -76,11 +87,17 @@ def create(
     """Write a new surface with no cell done.
 
     Args:
-        path: the file, replaced if it exists.
+        path: the file; a surface that it holds is replaced.
         surface: grid and attributes.
         directions: one for each axis.
         names: the values' names.
+
+    Raises:
+        ValueError: the file is there and no surface: a checkpoint, say.
+        OSError: it can't be written.
     """
+    if path.exists() and path.stat().st_size and not h5py.is_hdf5(path):
+        raise ValueError(f"{path}: is there and no surface; remove it or name another --surf_file")
     with atomic_write(path) as part, h5py.File(part, "w", locking=False) as file:
         file["dir_file"] = path.name
         file["xcoordinates"] = surface.x
@@ -109,14 +126,21 @@ def _attribute(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def write_row(path: Path, row: int, values: dict[str, np.ndarray]) -> None:
-    """Write one row of a 2D surface (or, in 1D, the whole line) and mark it done."""
+def write_cells(path: Path, cells: np.ndarray, values: dict[str, np.ndarray]) -> None:
+    """Write some cells of a surface and mark them done; the others stay as they are.
+
+    Args:
+        path: a surface that ``create`` made.
+        cells: bool of the surface's shape, which ones.
+        values: by name, of the surface's shape; only those of ``cells`` are read.
+    """
+    if not cells.any():
+        return
     with _open(path, "r+") as file:
-        index = row if file["done"].ndim == 2 else slice(None)
-        for name, line in values.items():
-            file[name][index] = line
+        for name, value in values.items():
+            file[name][cells] = value[cells]
         file.flush()  # first the values, then the claim that they are there
-        file["done"][index] = True
+        file["done"][cells] = True
 
 
 def done(path: Path) -> np.ndarray:
@@ -133,16 +157,19 @@ def read_surface(path: Path) -> Surface:
         ValueError: damaged, or no surface.
     """
     with _open(path, "r") as file:
-        x = _array(file, "xcoordinates")
-        y = _array(file, "ycoordinates") if "ycoordinates" in file else None
-        names = [n for n in file if n.endswith(("_loss", "_acc"))]
-        values = {name: _array(file, name).astype(float) for name in names}
+        # First the mask, then the values: a cell that is written meanwhile is not done here.
         finished = _array(file, "done").astype(bool) if "done" in file else None
+        x = _coordinates(file, "xcoordinates")
+        y = _coordinates(file, "ycoordinates") if "ycoordinates" in file else None
+        names = [n for n in file if n.endswith(("_loss", "_acc"))]
+        values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)
+    shapes = {name: value.shape for name, value in values.items()}
+    for name, shape in (shapes if finished is None else {**shapes, "done": finished.shape}).items():
+        if shape != surface.shape:
+            raise ValueError(f"{path}: {name} is {shape} on a grid of {surface.shape}")
     for name, value in values.items():
-        if value.shape != surface.shape:
-            raise ValueError(f"{path}: {name} is {value.shape} on a grid of {surface.shape}")
         # loss-landscape has no mask: its -1 is the only sign.
         values[name] = np.where(value == -1 if finished is None else ~finished, np.nan, value)
     return surface
@@ -158,26 +185,22 @@ def read_directions(path: Path) -> list[Direction]:
         ]
 
 
-def refuse_other(path: Path, surface: Surface) -> None:
-    """Stop where an existing file was computed from something else.
+def _coordinates(file: h5py.File, name: str) -> np.ndarray:
+    """Coordinates (n,): a picture of any others would be one of another surface."""
+    points = _numbers(file, name)
+    steps = np.diff(points)
+    if points.ndim != 1 or not len(points) or not np.isfinite(points).all():
+        raise ValueError(f"{name} are not one or more finite numbers")
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(f"{name} neither rise nor fall from each to the next")
+    return points
 
-    Raises:
-        ValueError: grid or attributes differ, or the file is damaged.
-    """
-    old = read_surface(path)
-    different = [
-        name
-        for name, value in surface.attributes.items()
-        if name != "arguments" and old.attributes.get(name) != value
-    ]
-    grids = [[] if axis is None else axis.tolist() for s in (old, surface) for axis in (s.x, s.y)]
-    if grids[:2] != grids[2:]:
-        different.insert(0, "grid")
-    if different:
-        raise ValueError(
-            f"{path}: holds another surface (differs in {', '.join(different)}); name this one "
-            "with --surf_file or replace that with --overwrite"
-        )
+
+def _numbers(file: h5py.File, name: str) -> np.ndarray:
+    array = _array(file, name)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} are {array.dtype}, not numbers")
+    return array.astype(float)
 
 
 def _array(file: h5py.File, name: str) -> np.ndarray:

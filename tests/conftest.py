@@ -14,6 +14,7 @@ import pytest
 import torch
 import wfdb
 
+from utilities import cli
 from utilities.files import ROOT
 
 torch.set_num_threads(1)  # tests are small; threads cost more than they give
@@ -28,6 +29,24 @@ def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.Comp
     return subprocess.run(
         command, cwd=cwd, env=one_thread, capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """As ``run_script``, but in this process, which saves seconds: takes a script's ``main``."""
+
+    def run(main: cli.Main, *flags: object) -> subprocess.CompletedProcess:
+        argv = ["script.py", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", argv)
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.run(main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(argv, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

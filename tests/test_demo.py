@@ -9,7 +9,7 @@ import pytest
 from conftest import run_script
 from nbclient import NotebookClient
 
-from utilities.files import ROOT
+from utilities.files import ROOT, locked
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,18 @@ def test_demo_can_be_run_again(demo: tuple[Path, str]) -> None:
     flags = ("--epochs", 3, "--points", 5, "--probes", 2)
     done = run_script("demo.py", "--out_dir", out, "--data_dir", out / "data", *flags)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_second_demo_in_one_folder_stops_at_once(tmp_path: Path) -> None:
+    """It would train the models anew that the first is looking at."""
+    import demo
+
+    with (
+        locked(tmp_path / "plots" / "demo_GCN.png", "wait"),
+        pytest.raises(ValueError, match=r"demo_GCN\.png: another process .* another --out_dir"),
+    ):
+        demo.main(["--out_dir", str(tmp_path), "--epochs", "1"])
+    assert not (tmp_path / "to_plot").exists()
 
 
 def test_notebook_runs_on_the_demos_files(demo: tuple[Path, str], monkeypatch) -> None:

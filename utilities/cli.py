@@ -89,23 +89,42 @@ def _one_line(message: str) -> str:
 
 
 # --- types for argparse: each refuses nan, inf and what is out of range ---------------------------
+LARGEST_INT = 2**62
+LARGEST_SEED = 2**32 - 1  # torch's generator takes the lower 32 bits, so that others would recur
+MOST_THREADS = 1024  # OpenMP crashes where the system lets it have no more
+
+
 def _number(text: str, kind: type, low: float, open_low: bool, high: float, name: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
         value = math.nan
-    inside = low < value if open_low else low <= value
-    if not (math.isfinite(value) and inside and value <= high):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {name}")
+    # Compared before anything else is asked: an int may be too large to become a float.
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not (inside and math.isfinite(value)):
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        raise argparse.ArgumentTypeError(f"{shown!r} is not {name}")
     return value
 
 
 def positive_int(text: str) -> int:
-    return _number(text, int, 0, True, 2**62, "a whole number of 1 or more")
+    return _number(text, int, 0, True, LARGEST_INT, "a whole number of 1 or more")
+
+
+def two_or_more(text: str) -> int:
+    return _number(text, int, 2, False, LARGEST_INT, "a whole number of 2 or more")
 
 
 def non_negative_int(text: str) -> int:
-    return _number(text, int, 0, False, 2**62, "a whole number of 0 or more")
+    return _number(text, int, 0, False, LARGEST_INT, "a whole number of 0 or more")
+
+
+def seed_number(text: str) -> int:
+    return _number(text, int, 0, False, LARGEST_SEED, f"a whole number from 0 to {LARGEST_SEED}")
+
+
+def thread_count(text: str) -> int:
+    return _number(text, int, 0, False, MOST_THREADS, f"a whole number from 0 to {MOST_THREADS}")
 
 
 def positive_float(text: str) -> float:
@@ -116,6 +135,10 @@ def non_negative_float(text: str) -> float:
     return _number(text, float, 0, False, math.inf, "a finite number of 0 or more")
 
 
+def finite_float(text: str) -> float:
+    return _number(text, float, -math.inf, True, math.inf, "a finite number")
+
+
 def fraction(text: str) -> float:
     return _number(text, float, 0, False, 1, "a number from 0 to 1")
 
@@ -124,12 +147,12 @@ def fraction(text: str) -> float:
 def add_run_flags(parser: Parser, seed: int) -> None:
     """Add the flags about the machine and the folders, the same in every script."""
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", type=non_negative_int, default=seed, help="of everything random")
+    group.add_argument("--seed", type=seed_number, default=seed, help="of everything random")
     group.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 ...; auto takes a GPU if any"
     )
     group.add_argument(
-        "--threads", type=non_negative_int, default=0, help="CPU threads; 0 leaves torch's choice"
+        "--threads", type=thread_count, default=0, help="CPU threads; 0 leaves torch's choice"
     )
     group.add_argument(
         "--data_dir", type=Path, default=ROOT / "data", help="folder of the data sets"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from utilities.ranks import Ranks
@@ -43,10 +43,16 @@ class Interruption:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._restore()
         if self.number and not self.alone and isinstance(error, RuntimeError):
-            signal.raise_signal(self.number)  # stopped; that others were sooner is no error
+            # The others were sooner to leave, so meeting them failed: it was the signal, no error.
+            signal.raise_signal(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number

@@ -30,7 +30,17 @@ class Total:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
 
     def add(self, logits: Tensor, losses: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits (B, classes), losses (B,), targets (B,)."""
+        """Add a batch: logits (B, classes), losses (B,), targets (B,).
+
+        Raises:
+            ValueError: the losses are not one value a sample. A mean over the batch can't be put
+                together with others: its samples, tokens or weights may not count alike.
+        """
+        if losses.shape != targets.shape[:1]:
+            raise ValueError(
+                f"a loss of shape {tuple(losses.shape)} for {len(targets)} samples; it must be one "
+                'value a sample, such as reduction="none" gives'
+            )
         self.losses.append(losses.sum(dtype=torch.float64))
         classes = len(self.confusion)
         cells = targets * classes + logits.argmax(dim=1)
@@ -48,13 +58,21 @@ class Total:
 
     def metrics(self, name: str) -> dict[str, float]:
         """``<name>_loss`` (mean), ``_acc`` and ``_f1`` (macro F1), the last two in percent."""
-        matrix = self.confusion.double().cpu()
-        samples = float(matrix.sum())
-        return {
-            f"{name}_loss": float(torch.stack(self.losses).sum()) / samples,
-            f"{name}_acc": 100 * float(matrix.trace()) / samples,
-            f"{name}_f1": 100 * macro_f1(matrix),
-        }
+        loss, accuracy = self.loss_and_accuracy()
+        f1 = 100 * macro_f1(self.confusion.double().cpu())
+        return {f"{name}_loss": loss, f"{name}_acc": accuracy, f"{name}_f1": f1}
+
+    def loss_and_accuracy(self) -> tuple[float, float]:
+        """Mean loss over all samples, and accuracy in percent.
+
+        Raises:
+            ValueError: there are no samples.
+        """
+        samples = int(self.confusion.sum())
+        if not samples:
+            raise ValueError("no samples to take the loss of")
+        loss = float(torch.stack(self.losses).sum()) / samples
+        return loss, 100 * int(self.confusion.trace()) / samples
 
     def first_bad(self, last: int | None = None) -> int | None:
         """Number, from 1, of the first batch (of the ``last`` ones) with a NaN or infinite loss."""

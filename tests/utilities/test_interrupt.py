@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -73,6 +74,31 @@ def test_of_several_processes_each_remembers_every_signal() -> None:
             signal.raise_signal(signal.SIGTERM)
             assert interruption.number == signal.SIGTERM and handlers() != found
     assert handlers() == found
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, ValueError, KeyError])
+@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_signal_among_several_processes_is_raised_again_where_meeting_them_failed(
+    error, number: int, world: int
+) -> None:
+    """Only there: the others left on the signal first, and a lost connection is no error then.
+
+    The kind: what was remembered is never dropped for what followed from it.
+    """
+    ranks, seen = Ranks(torch.device("cpu")), []
+    ranks.world = world
+    before = [signal.signal(n, lambda found, frame: seen.append(found)) for n in SIGNALS]
+    try:
+        with contextlib.suppress(RuntimeError, ValueError, KeyError), Interruption(ranks):
+            if number:
+                signal.raise_signal(number)
+            if error:
+                raise error("Connection closed by peer")
+        assert seen == ([number] if number and world == 2 and error is RuntimeError else [])
+    finally:
+        for n, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(n, handler)
 
 
 def test_a_scripts_exit_code_is_128_and_the_signals_number() -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
+from torch import nn
 from torch.nn.functional import one_hot
 
-from utilities.metrics import SHOWN_CLASSES, Total, class_report, macro_f1, recall_precision_f1
+from models.smooth_crossentropy import smooth_crossentropy
+from utilities.metrics import (
+    SHOWN_CLASSES,
+    Total,
+    class_report,
+    evaluate,
+    macro_f1,
+    recall_precision_f1,
+)
 from utilities.ranks import Ranks
 
 # Few samples of up to six classes: most examples lack some class, as true or as predicted one.
@@ -124,3 +135,39 @@ def test_long_names_and_many_classes_stay_readable() -> None:
     lines = class_report([[1] * many] * many).splitlines()
     assert len(lines) == 1 + many + 1 and "test_confusion" in lines[-1]
     assert lines[1].split()[0] == "0"
+
+
+def test_unequal_batches_count_by_their_samples() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 4).double(), torch.randn(10, 3).double(), torch.arange(10) % 4
+    loss = partial(smooth_crossentropy, smoothing=0.1)
+    whole = evaluate(model, [(x, y)], loss, 4).loss_and_accuracy()
+    parts = evaluate(model, [(x[:7], y[:7]), (x[7:], y[7:])], loss, 4).loss_and_accuracy()
+    assert parts == pytest.approx(whole, rel=1e-12)
+    assert whole[0] == pytest.approx(float(loss(model(x), y).mean().detach()))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(ignore_index=0),
+        nn.CrossEntropyLoss(weight=torch.arange(1.0, 5.0).double()),
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda logits, targets: (logits - targets[:, None]) ** 2,
+        lambda logits, targets: (logits.sum(dim=1) - targets)[None],
+    ],
+    ids=["mean", "ignored", "weighted", "sum", "several a sample", "another axis"],
+)
+def test_a_loss_that_is_not_one_value_a_sample_is_refused(loss) -> None:
+    """The kind: criteria whose mean over batches is not the mean over their samples."""
+    torch.manual_seed(0)
+    x, y = torch.randn(10, 3).double(), torch.arange(10) % 4
+    with pytest.raises(ValueError, match="one value a sample"):
+        evaluate(nn.Linear(3, 4).double(), [(x[:7], y[:7]), (x[7:], y[7:])], loss, 4)
+
+
+def test_no_samples_are_refused() -> None:
+    total = evaluate(nn.Linear(3, 4), [], smooth_crossentropy, 4)
+    with pytest.raises(ValueError, match="no samples"):
+        total.metrics("val")

@@ -1,0 +1,115 @@
+"""The flags that say along which directions a surface is taken, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loss_landscape.directions import IGNORES, NORMS, Direction, difference, random_direction
+from loss_landscape.surface_file import read_directions
+from utilities import checkpoint
+from utilities.cli import seed_number
+
+
+class Recipe(NamedTuple):
+    """How one direction is made: drawn and rescaled, or, with ``end``, towards that checkpoint."""
+
+    norm: str
+    ignore: str
+    end: Path | None
+
+
+def add_direction_flags(group: Any) -> None:
+    """Add the flags to a parser or a group of one."""
+    group.add_argument(
+        "--dir_type",
+        choices=["weights", "states"],
+        default="weights",
+        help="states: batch-norm statistics too",
+    )
+    for name in "xy":
+        group.add_argument(f"--{name}norm", choices=NORMS, default="filter", help="rescaling")
+        group.add_argument(
+            f"--{name}ignore",
+            choices=IGNORES,
+            default="biasbn",
+            help="biasbn: leave biases and normalisation parameters alone",
+        )
+    group.add_argument("--model_file2", type=Path, help="x runs from the checkpoint to this one")
+    group.add_argument("--model_file3", type=Path, help="y runs from the checkpoint to this one")
+    group.add_argument("--dir_file", type=Path, help="take the directions of this surface")
+    group.add_argument(
+        "--idx", type=seed_number, default=0, help="repetition: other directions, one seed"
+    )
+
+
+def check_directions(args: argparse.Namespace) -> None:
+    """Refuse flags that can't be right together, before anything is read.
+
+    Raises:
+        ValueError: names them.
+    """
+    if args.model_file3 and not args.y:
+        raise ValueError("--model_file3: y runs to it, but there is no --y")
+    if args.dir_file and (args.model_file2 or args.model_file3):
+        raise ValueError("--dir_file, --model_file2 or 3: both say the directions; leave one out")
+
+
+def directions_from_flags(args: argparse.Namespace, weights: dict[str, Tensor]) -> list[Direction]:
+    """The directions that the flags mean, x first: two if there is a ``--y``."""
+    if args.dir_file:
+        return directions_of(args.dir_file, list(weights.values()), 2 if args.y else 1)
+    recipes = [Recipe(args.xnorm, args.xignore, args.model_file2)]
+    if args.y:
+        recipes.append(Recipe(args.ynorm, args.yignore, args.model_file3))
+    return make_directions(weights, recipes, args.seed, args.idx)
+
+
+def directions_of(path: Path, weights: Direction, count: int) -> list[Direction]:
+    """The first ``count`` directions of another surface.
+
+    Raises:
+        ValueError: there are fewer, or they don't fit the model's ``weights``.
+    """
+    found = read_directions(path)[:count]
+    shapes = [[t.shape for t in direction] for direction in found]
+    if len(found) < count or any(s != [w.shape for w in weights] for s in shapes):
+        raise ValueError(f"{path}: has no {count} directions that fit the model of --model_file")
+    if not all(t.isfinite().all() for direction in found for t in direction):
+        raise ValueError(f"{path}: its directions have NaN or infinite values")
+    return [[t.to(w) for t, w in zip(d, weights, strict=True)] for d in found]
+
+
+def make_directions(
+    weights: dict[str, Tensor], recipes: Sequence[Recipe], seed: int, idx: int = 0
+) -> list[Direction]:
+    """New directions, x first.
+
+    Args:
+        weights: what they are to move, by name.
+        recipes: one for each direction.
+        seed: of what is drawn; two models of one architecture get the same Gaussians.
+        idx: repetition, another draw for each.
+
+    Raises:
+        FileNotFoundError: no checkpoint to run to.
+        ValueError: its weights don't fit the model.
+    """
+    generator = torch.Generator().manual_seed(seed + 1_000_003 * idx)
+    directions = []
+    start = list(weights.values())
+    for recipe in recipes:
+        # Drawn whether or not it is used, so that y doesn't hang on what x is.
+        direction = random_direction(start, recipe.norm, recipe.ignore, generator)
+        if recipe.end:
+            end = checkpoint.load(recipe.end)["state_dict"]
+            if any(n not in end or end[n].shape != w.shape for n, w in weights.items()):
+                raise ValueError(f"{recipe.end}: its weights don't fit those of --model_file")
+            direction = difference(start, [end[name] for name in weights])
+        directions.append(direction)
+    return directions

@@ -1,0 +1,130 @@
+"""A model at the points of a grid: each visited, measured once, and left as it was."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from loss_landscape import evaluation, plot_surface
+from loss_landscape.directions import coordinates
+from loss_landscape.evaluation import compute, moved
+from loss_landscape.surface_file import Surface, create, read_surface
+
+
+@settings(max_examples=60)
+@given(low=st.floats(-5, 5), width=st.floats(0.01, 5), num=st.integers(1, 99))
+def test_axis_reads_what_it_says(low: float, width: float, num: int) -> None:
+    points = plot_surface.axis(f"{low}:{low + width}:{num}").points()
+    assert len(points) == num
+    assert points[0] == low
+    if num > 1:
+        assert points[-1] == pytest.approx(low + width)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("-1:1", "1:-1:5", "-1:1:0", "nan:1:5", "0:inf:3", "0:1:2.5", "0:1:-3", "a:b:c", "0:0:2"),
+        *("-1e308:1e308:5", "0:1:1000000000000", "1:1.0000000000000002:51", "0:1e-323:9"),
+        "0:1:" + "9" * 5000,
+    ],
+)
+def test_what_makes_no_axis_is_refused(text: str) -> None:
+    """The kind: numbers from flags; points that overflow, coincide or fill the memory too."""
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        evaluation.axis(text)
+    assert len(str(error.value)) < 200
+
+
+class Bowl:
+    """What a surface is taken of, without a network: z = x + 10 y at the point it stands at."""
+
+    def __init__(self, stop_after: int | None = None, error: type[BaseException] = OSError) -> None:
+        self.at: list[float] = []
+        self.measured: list[list[float]] = []
+        self.stop_after, self.error = stop_after, error
+
+    @contextmanager
+    def move(self, steps: Sequence[float]) -> Iterator[None]:
+        self.at = list(steps)
+        yield
+        self.at = []
+
+    def measure(self) -> dict[str, float]:
+        if len(self.measured) == self.stop_after:
+            raise self.error
+        self.measured.append(self.at)
+        x, y = (*self.at, 0.0)[:2]
+        return {"train_loss": x + 10 * y, "train_acc": np.nan if x == 0 else -1.0}
+
+
+def surface_of(shape: tuple[int, ...], path: Path) -> Surface:
+    x, y = np.linspace(-1, 1, shape[-1]), np.linspace(0, 6, shape[0]) if len(shape) == 2 else None
+    surface = Surface(x, y, {})
+    create(path, surface, [], ("train_loss", "train_acc"))
+    return surface
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (1, 5), (5, 1), (4,)])
+def test_each_point_is_measured_where_it_lies(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path, bowl = tmp_path / "s.h5", Bowl()
+    surface = surface_of(shape, path)
+    compute(path, surface, bowl.move, bowl.measure)
+    x, y = np.meshgrid(surface.x, np.zeros(1) if surface.y is None else surface.y)
+    read = read_surface(path).values
+    np.testing.assert_array_equal(read["train_loss"], (x + 10 * y).reshape(shape))
+    np.testing.assert_array_equal(read["train_acc"], np.where(x == 0, np.nan, -1.0).reshape(shape))
+    assert all(len(point) == len(shape) for point in bowl.measured)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("stop_after", [0, 1, 8, 20])
+def test_nothing_measured_is_lost_or_measured_again(error, stop_after: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    surface = surface_of((7, 3), path)
+    first, second, third = Bowl(stop_after, error), Bowl(), Bowl()
+    with pytest.raises(error):
+        compute(path, surface, first.move, first.measure)
+    compute(path, surface, second.move, second.measure)
+    compute(path, surface, third.move, third.measure)
+    assert len(first.measured) == stop_after and not third.measured
+    points = [tuple(point) for point in first.measured + second.measured]
+    assert len(points) == len(set(points)) == 21
+    x, y = np.meshgrid(surface.x, surface.y)
+    np.testing.assert_array_equal(read_surface(path).values["train_loss"], x + 10 * y)
+
+
+def test_a_slow_measure_is_on_disk_point_by_point(tmp_path: Path, monkeypatch) -> None:
+    """A kill loses no more than the point that is being measured."""
+    monkeypatch.setattr(evaluation, "PAUSE", 0.0)
+    path, bowl, seen = tmp_path / "s.h5", Bowl(), []
+
+    def measure() -> dict[str, float]:
+        seen.append(int(np.isfinite(read_surface(path).values["train_loss"]).sum()))
+        return bowl.measure()
+
+    compute(path, surface_of((3, 2), path), bowl.move, measure)
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_moved_weights_come_back_bit_for_bit() -> None:
+    model = nn.Linear(3, 2)
+    weights = list(coordinates(model, "weights").values())
+    before = [w.clone() for w in weights]
+    pointers = [p.data_ptr() for p in model.parameters()]
+    direction = [torch.randn_like(w) for w in weights]
+    with pytest.raises(KeyError), moved(weights, [direction, direction], [0.3, 0.4]):
+        for p, w, d in zip(model.parameters(), before, direction, strict=True):
+            torch.testing.assert_close(p.detach(), w + 0.7 * d)
+        raise KeyError
+    assert all(map(torch.equal, before, model.parameters()))
+    assert pointers == [p.data_ptr() for p in model.parameters()]
