@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +17,19 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 Matvec = Callable[[Tensor], Tensor]
+F = TypeVar("F", bound=Callable[..., Any])
 Tick = Callable[[], None]  # called after each product, for a progress display
 
 
 def _no_tick() -> None:
     pass
+
+
+def _exact(function: F) -> F:
+    """Without the caller's autocast, which would multiply the basis in half precision."""
+    for device in ("cpu", "cuda"):
+        function = torch.autocast(device, enabled=False)(function)
+    return torch.inference_mode(False)(function)
 
 
 @dataclass
@@ -44,6 +53,7 @@ class Tridiagonal:
         return eigh_tridiagonal(self.diagonal, self.off_diagonal)
 
 
+@_exact
 def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = _no_tick) -> Tridiagonal:
     """Lanczos' algorithm with full reorthogonalisation (Golub & Van Loan 2013, section 10.3).
 
@@ -61,9 +71,11 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = _no_tick) ->
         T and the basis; T's entries are computed in float64.
 
     Raises:
-        ValueError: a product is NaN or infinite.
+        ValueError: a product is NaN or infinite, or there is no step or no start.
     """
     steps = min(steps, start.numel())
+    if steps < 1 or not 0 < float(start.norm()) < math.inf:
+        raise ValueError(f"Lanczos needs 1 step or more ({steps}) and a finite start other than 0")
     basis = start.new_empty(steps, start.numel())
     basis[0] = start / start.norm()
     diagonal: list[float] = []
@@ -100,6 +112,7 @@ class Eigenpairs:
     converged: bool
 
 
+@_exact
 def extreme_eigenvalues(
     matvec: Matvec,
     start: Tensor,
@@ -149,6 +162,7 @@ def rademacher(dim: int, like: Tensor, generator: torch.Generator) -> Tensor:
     return signs.to(like.device, like.dtype)
 
 
+@_exact
 def hutchinson(
     matvec: Matvec,
     like: Tensor,
@@ -179,6 +193,7 @@ def standard_error(samples: list[float] | np.ndarray) -> float:
     )
 
 
+@_exact
 def quadrature(
     matvec: Matvec,
     like: Tensor,

@@ -1,0 +1,304 @@
+"""Curvature of a training loss as operators: matrices known by their products with vectors.
+
+``CurvatureOperator`` holds what all of them share: the batches and what each weighs, the
+parameters as one vector, and the state that a model must be in. A subclass gives the product of
+one batch. Every product is reverse over reverse, which all layers here and all kernels support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+Criterion = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a mean, a sum, or many values
+Forward = Callable[[nn.Module, Any], tuple[Any, Any]]  # (model, batch) -> (outputs, targets)
+Denominator = Callable[[Any], Any]  # targets -> what the sum over a batch is divided by
+HALF = (torch.float16, torch.bfloat16)
+TOLERANCE = 1e-4  # of the largest entry: far above float32's rounding, below one sample's weight
+
+
+def _pair(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        parts = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
+        raise ValueError(
+            f"a batch is a {type(batch).__name__}{parts}, not a pair (inputs, targets); say how "
+            "the model takes it with forward=, a function of (model, batch) that gives (outputs, "
+            "targets)"
+        )
+    return model(batch[0]), batch[1]
+
+
+class CurvatureOperator:
+    """A symmetric matrix over a model's parameters as a map of vectors (P,) to (P,).
+
+    It belongs to the mean loss over all samples of ``batches``. A criterion may give
+
+    - one value a sample, (batch,) or (batch, ...) with equal shapes in every batch;
+    - the mean over the batch. That of several batches is their mean weighted by samples, which is
+      the mean over all samples only if every sample weighs the same: where it doesn't
+      (``ignore_index``, class weights, token losses), the criterion is refused;
+    - with ``denominator``, the sum over the batch (``reduction="sum"``), which is divided by the
+      sum of ``denominator(targets)`` over all batches.
+
+    Only parameters that require a gradient take part, in the order of ``model.parameters()``.
+    Products are made in eval mode, without autocast, in the parameters' type; the model's mode,
+    weights and gradients are left as they are.
+
+    Args:
+        model: any module whose parameters are float32 or float64.
+        criterion: loss(outputs, targets), as above.
+        batches: pairs (inputs, targets), or anything that ``forward`` takes.
+        forward: (model, batch) -> (outputs, targets), for batches that are no such pairs.
+        denominator: targets -> number, for criteria that sum.
+
+    Attributes:
+        params: the tensors that take part.
+        like: (P,), the parameters as one vector, detached.
+        samples: their number over all batches.
+
+    Raises:
+        ValueError: no batch or parameter; half precision; a loss that is NaN, infinite, random or
+            not the mean (or the sum) that it should be; a batch that isn't understood.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        batches: Iterable[Any],
+        forward: Forward | None = None,
+        denominator: Denominator | None = None,
+    ) -> None:
+        self.model = getattr(model, "_orig_mod", model)  # compiled code has no second derivative
+        self.criterion, self.denominator = criterion, denominator
+        self.forward = forward or _pair
+        self.batches = list(batches)
+        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self._check_parameters()
+        first = self.params[0]
+        self.like = torch.cat([p.detach().flatten().to(first.device) for p in self.params])
+        with self._evaluating(), torch.no_grad():
+            counts, shares = self._check_losses()
+            self._check_first_batch()
+        self.samples = sum(counts)
+        # A sum counts once, a mean as often as it has samples.
+        self.weights = [(1 if denominator else share) / sum(shares) for share in shares]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Product with ``vector`` (P,)."""
+        with self._evaluating():
+            parts = self.split(vector.clone())  # one of inference mode is no use to autograd
+            total = torch.zeros_like(vector)
+            for batch, weight in zip(self.batches, self.weights, strict=True):
+                product = self.batch_product(*self.forward(self.model, batch), parts)
+                total += weight * torch.cat([p.flatten().to(total) for p in product])
+        return total
+
+    def batch_product(
+        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """Product of the matrix of one batch's loss, as ``loss`` gives it, with ``vector``."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """One batch's loss: the sum where there is a ``denominator``, else the mean."""
+        values = self.criterion(outputs, targets)
+        return values.mean() if self.denominator is None else values.sum()
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Cut (P,) into tensors of the parameters' shapes and types."""
+        parts = vector.split([p.numel() for p in self.params])
+        return [part.view_as(p).to(p) for part, p in zip(parts, self.params, strict=True)]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Eval mode, gradients on, without what has no second derivative or half precision."""
+        training = [module for module in self.model.modules() if module.training]
+        device = self.params[0].device.type
+        self.model.eval()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(torch.autocast(device, enabled=False))
+                # The fused attention kernels have no second derivative.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
+    # --- what is checked before the first product -------------------------------------------------
+    def _check_parameters(self) -> None:
+        if not self.params:
+            raise ValueError("no parameter of the model requires a gradient")
+        for name, p in self.model.named_parameters():
+            if nn.parameter.is_lazy(p):
+                raise ValueError(f"{name}: has no shape yet; call the model once before")
+            if p.requires_grad and p.dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"{name}: is {p.dtype}, whose curvature would be wrong by percents or more; "
+                    "take model.float() and inputs of float32"
+                )
+        if not self.batches:
+            raise ValueError("no samples to take the curvature of: there is no batch")
+
+    def _check_losses(self) -> tuple[list[int], list[float]]:
+        """Each batch's samples, and what it weighs against the others."""
+        counts: list[int] = []
+        shares: list[float] = []
+        sizes: set[float] = set()  # values a sample; 0 stands for one value a batch
+        before: tuple[Any, Any] | None = None
+        for batch in self.batches:
+            outputs, targets = self.forward(self.model, batch)
+            count = _count(targets)
+            values = self.criterion(outputs, targets)
+            if not values.isfinite().all():
+                raise ValueError("the loss is NaN or infinite at these weights: no curvature there")
+            sizes.add(values.numel() / count if values.ndim and values.numel() >= count else 0)
+            if self.denominator is None and len(sizes) > 1:
+                raise ValueError(
+                    f"the criterion gives more values a sample for some batches than "
+                    f"for others; {_REMEDY}"
+                )
+            counts.append(count)
+            shares.append(self._share(targets, count))
+            if self.denominator is not None:
+                self._check_additive((outputs, targets), (outputs, targets))
+            elif sizes == {0}:
+                if before is not None:
+                    self._check_additive(before, (outputs, targets))
+                before = outputs, targets
+        if not sum(shares):
+            raise ValueError("denominator: is 0 over all batches together")
+        return counts, shares
+
+    def _share(self, targets: Any, count: int) -> float:
+        share = float(count if self.denominator is None else self.denominator(targets))
+        if not 0 <= share < float("inf"):
+            raise ValueError(f"denominator: gives {share} for a batch; it must be 0 or more")
+        return share
+
+    def _check_first_batch(self) -> None:
+        """A second pass gives the same loss, and nothing that has a gradient is half precise."""
+        losses: list[Tensor] = []
+        for watch in (_HalfPrecision(), _HalfPrecision()):
+            with torch.enable_grad(), watch:
+                losses.append(self.loss(*self.forward(self.model, self.batches[0])).detach())
+            if watch.seen:
+                raise ValueError(
+                    f"the model or the criterion computes in {watch.seen}, in which curvature is "
+                    "wrong by percents; take float32 within (no autocast, no .half())"
+                )
+        if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6):
+            raise ValueError(
+                f"the loss of one batch is {float(losses[0]):.6g}, then {float(losses[1]):.6g}: "
+                "something is random in eval mode (F.dropout without training=self.training?)"
+            )
+
+    def _check_additive(self, one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
+        """Each sample must weigh in both batches together what it weighs in its own.
+
+        Compared are the gradients to the outputs, which show it even where all losses are equal.
+        """
+        first, second = _count(one[1]), _count(two[1])
+        total, kind = first + second, "mean over two batches is not theirs weighted by samples"
+        if self.denominator is not None:
+            first = second = total = 1
+            kind = "value for two batches is not the sum of theirs"
+        try:
+            parts = [self._gradients(one, first), self._gradients(two, second)]
+            together = self._gradients(_joined(one, two), total)
+            separate = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+            pairs = list(zip(separate, together, strict=True))
+            agree = all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"what the samples of several batches weigh can't be seen ({reason}); {_REMEDY}"
+            ) from error
+        if not agree:
+            raise ValueError(f"the criterion's {kind} ({_KINDS}); {_REMEDY}")
+
+    def _gradients(self, pair: tuple[Any, Any], factor: float) -> list[Tensor]:
+        """Gradients of ``factor`` times the loss to the outputs' floating tensors."""
+        leaves, structure = tree_flatten(pair[0])
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() if _floating(x) else x for x in leaves]
+            loss = factor * self.loss(tree_unflatten(leaves, structure), pair[1])
+            floats = [x for x in leaves if _floating(x)]
+            return list(torch.autograd.grad(loss, floats, materialize_grads=True))
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian of the loss (Pearlmutter 1994).
+
+    A parameter that the loss doesn't use, or is linear in, contributes zeros.
+    """
+
+    def batch_product(
+        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        gradients = torch.autograd.grad(
+            self.loss(outputs, targets), self.params, create_graph=True, materialize_grads=True
+        )
+        return _contract(gradients, vector, self.params)
+
+
+_KINDS = "ignore_index, class weights, token losses or a loss of pairs?"
+_REMEDY = (
+    'take reduction="sum" and denominator=, a function of the targets (their number that count), '
+    'or reduction="none"'
+)
+
+
+class _HalfPrecision(TorchFunctionMode):
+    """Remembers the first half precise type of a result that has a gradient."""
+
+    seen: torch.dtype | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype in HALF and result.requires_grad:
+            self.seen = self.seen or result.dtype
+        return result
+
+
+def _floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _count(targets: Any) -> int:
+    """Samples of a batch: the first dimension that all its targets share."""
+    sizes = {x.shape[0] if x.ndim else 0 for x in tree_leaves(targets) if isinstance(x, Tensor)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"targets of a batch ({type(targets).__name__}) must be tensors whose first dimension "
+            f"is the samples, 1 or more; theirs are {sorted(sizes) or 'none'}"
+        )
+    return sizes.pop()
+
+
+def _joined(one: Any, two: Any) -> Any:
+    (first, structure), (second, _) = tree_flatten(one), tree_flatten(two)
+    pairs = zip(first, second, strict=True)
+    joined = [torch.cat([a, b]) if isinstance(a, Tensor) else a for a, b in pairs]
+    return tree_unflatten(joined, structure)
+
+
+def _contract(
+    rows: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Derivative to ``inputs`` of the inner product of ``rows`` and ``vector``."""
+    used = [(r, v) for r, v in zip(rows, vector, strict=True) if r.requires_grad]
+    if not used:  # the rows are constant
+        return [torch.zeros_like(x) for x in inputs]
+    outer, inner = zip(*used, strict=True)
+    return torch.autograd.grad(outer, inputs, inner, materialize_grads=True)
