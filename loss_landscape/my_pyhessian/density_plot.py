@@ -19,9 +19,8 @@ from matplotlib.figure import Figure
 
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum, stem_of
 from utilities.cli import Parser, positive_float, report_files, run
-from utilities.files import ROOT, atomic_write
-
-COLOURS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:orange", "tab:brown")
+from utilities.files import ROOT
+from utilities.pictures import line_style, picture_path, save_picture
 
 
 def density(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, sigma: float) -> np.ndarray:
@@ -78,11 +77,12 @@ def draw_density(
     # With every node, as a peak narrower than the grid's steps would fall between two of them.
     grid = np.union1d(grid, np.concatenate([s.nodes.ravel() for s in spectra]))
     for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
-        colour = COLOURS[i % len(COLOURS)]
+        style = line_style(i)
+        colour = style["color"]
         rows = density(spectrum.nodes, spectrum.weights, grid, sigma)
         mean = rows.mean(axis=0)
         error = rows.std(axis=0, ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0 * mean
-        axes.semilogy(grid, np.maximum(mean, floor), color=colour, label=label, lw=1.4)
+        axes.semilogy(grid, np.maximum(mean, floor), **style, label=label, lw=1.4)
         lower, upper = np.maximum(mean - error, floor), np.maximum(mean + error, floor)
         axes.fill_between(grid, lower, upper, color=colour, alpha=0.25, lw=0)
         rug = np.unique(spectrum.nodes[spectrum.weights > 1e-12])
@@ -114,7 +114,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         help="names of spectra, with or without _eigen.npy or .json",
     )
-    parser.add_argument("--output", type=Path, help="picture (needed for several spectra)")
+    parser.add_argument("--output", type=picture_path, help="picture (needed for several spectra)")
     parser.add_argument("--sigma", type=positive_float, help="smoothing; automatic if not given")
     parser.add_argument("--out_dir", type=Path, default=ROOT, help="folder that holds plots/")
     return parser.parse_args(argv)
@@ -128,13 +128,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise ValueError("several --spectrum need --output, the picture's name")
     output = args.output or args.out_dir / "plots" / f"eig_{stems[0].name}.png"
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    if output.suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"--output {output}: its suffix names no kind of picture; take .png")
     spectra = [read_spectrum(stem) for stem in stems]
     labels = [s.title or stem.name for s, stem in zip(spectra, stems, strict=True)]
     draw_density(figure.subplots(), spectra, labels, args.sigma)
-    with atomic_write(output) as part:
-        figure.savefig(part, dpi=150)
+    save_picture(figure, output)
     report_files([output])
     return output
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,15 @@ from loss_landscape.my_pyhessian import lanczos as linear
 from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forward, HessianOperator
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
-    refuse_other,
+    refuse_other_spectrum,
     spectrum_stem,
     write_spectrum,
 )
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
+from utilities.files import locked
+from utilities.progress import Progress
+from utilities.runs import Run
 
 
 # --- PyHessian's interface ------------------------------------------------------------------------
@@ -212,20 +213,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip},
     }
-    if not args.overwrite:
-        refuse_other(stem, record)
-    dtype = getattr(torch, args.dtype)
-    batches = [
-        (x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, y)
-        for x, y in restored.batches(args.split, args.samples, args.batch_size)
-    ]
-    operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
-    if args.top_n > operator.like.numel():
-        raise ValueError(f"--top_n {args.top_n}: the model has {operator.like.numel()} parameters")
-    nodes, weights = _measure(operator, args, record)
-    record |= {"model_file": restored.path.name, "title": _title(restored)}
-    record |= {"parameters": operator.like.numel(), "samples": operator.samples}
-    paths = write_spectrum(stem, Spectrum(nodes, weights, record))
+    with locked(stem, "--out_dir puts this one elsewhere"):
+        if not args.overwrite:
+            refuse_other_spectrum(stem, record)
+        operator = _operator(restored, args)
+        nodes, weights = _measure(operator, args, record)
+        record |= {"model_file": restored.path.name}
+        record |= {"title": Run.from_checkpoint(restored.content).title}
+        record |= {"parameters": operator.like.numel(), "samples": operator.samples}
+        paths = write_spectrum(stem, Spectrum(nodes, weights, record))
     print(
         f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
         f"+- {record['trace_standard_error']:.2g} (standard error)"
@@ -234,19 +230,34 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return paths[-1]
 
 
+def _operator(restored: Restored, args: argparse.Namespace) -> HessianOperator:
+    dtype = getattr(torch, args.dtype)
+    batches = [
+        (x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, y)
+        for x, y in restored.batches(args.split, args.samples, args.batch_size)
+    ]
+    operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
+    if args.top_n > operator.like.numel():
+        raise ValueError(f"--top_n {args.top_n}: the model has {operator.like.numel()} parameters")
+    return operator
+
+
 def _measure(
     operator: HessianOperator, args: argparse.Namespace, record: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill ``record`` with eigenvalues and trace; return the density's nodes and weights."""
     generator = torch.Generator().manual_seed(args.seed)
-    like, tick = operator.like, _Progress()
+    like = operator.like
     start = linear.rademacher(like.numel(), like, generator)
-    pairs = linear.extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
-    nodes, weights = linear.quadrature(
-        operator, like, generator, args.probes, args.lanczos_steps, tick
-    )
-    samples = linear.hutchinson(operator, like, generator, args.trace_probes, args.tol, tick)
-    tick.close()
+    with Progress("Hessian products") as progress:
+        tick = progress.update
+        pairs = linear.extreme_eigenvalues(
+            operator, start, args.top_n, args.max_steps, args.tol, tick
+        )
+        nodes, weights = linear.quadrature(
+            operator, like, generator, args.probes, args.lanczos_steps, tick
+        )
+        samples = linear.hutchinson(operator, like, generator, args.trace_probes, args.tol, tick)
     record |= {
         "eigenvalues": pairs.values.tolist(),
         "residuals": pairs.residuals.tolist(),
@@ -258,29 +269,6 @@ def _measure(
         "trace_samples": samples,
     }
     return nodes, weights
-
-
-class _Progress:
-    """Counts products: in place on a terminal, a line every ten seconds in a pipe."""
-
-    def __init__(self) -> None:
-        self.count, self.shown = 0, time.monotonic()
-
-    def __call__(self) -> None:
-        self.count += 1
-        terminal = sys.stdout.isatty()
-        if time.monotonic() - self.shown > (0.2 if terminal else 10):
-            self.shown = time.monotonic()
-            print(f"{self.count} Hessian products", end="\r" if terminal else "\n", flush=True)
-
-    def close(self) -> None:
-        print(f"{self.count} Hessian products")
-
-
-def _title(restored: Restored) -> str:
-    args = restored.content["train_args"]
-    rho = f", rho {args['rho']}" if args["rho"] else ""
-    return f"{restored.content['model']} on {restored.content['dataset']}, {args['optimizer']}{rho}"
 
 
 if __name__ == "__main__":

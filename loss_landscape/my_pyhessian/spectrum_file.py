@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from utilities.files import atomic_write
+from utilities.runs import Run, refuse_other
 
 PARTS = ("eigen", "weight")
+REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
 NUMBERS = ("lambda_max", "lambda_min", "trace")
 
 
@@ -37,25 +39,15 @@ class Spectrum:
 
 
 def spectrum_stem(content: dict[str, Any], path: Path) -> str:
-    """The name of a checkpoint's spectrum: ``<name>_<optimizer>`` and what isn't the default.
+    """The name of a checkpoint's spectrum, without a folder; ``path`` is the checkpoint's.
 
-    Args:
-        content: the checkpoint.
-        path: where it lies; only whether it is a run's last state is read from it.
+    Raises:
+        ValueError: the checkpoint at ``path`` names no run.
     """
-    args = content["train_args"]
-    usual = args.get("defaults", {})
-    fold = content["data_args"].get("fold")
-    parts = [
-        f"{content['model']}_{args['optimizer']}",
-        f"rho{args['rho']}" if args["rho"] != usual.get("rho") else "",
-        f"seed{args['seed']}" if args["seed"] != usual.get("seed") else "",
-        content["dataset"] if content["dataset"] != usual.get("dataset") else "",
-        "" if fold is None else f"fold{fold}",
-        args.get("tag") or "",
-        "last" if path.stem.endswith("_last") else "",
-    ]
-    return "_".join(filter(None, parts))
+    try:
+        return Run.from_checkpoint(content).spectrum.name
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def stem_of(path: Path) -> Path:
@@ -105,27 +97,26 @@ def read_spectrum(stem: Path) -> Spectrum:
     return Spectrum(nodes, weights, record)
 
 
-def refuse_other(stem: Path, record: dict[str, Any]) -> None:
+def refuse_other_spectrum(stem: Path, record: dict[str, Any]) -> None:
     """Keep a spectrum of another checkpoint or with other settings from being replaced.
 
     Raises:
-        ValueError: ``stem`` holds one; the message names the flags that differ.
+        ValueError: ``stem`` holds one, or a record that can't be read.
     """
     path = _path(stem, ".json")
     if not path.exists():
         return
     try:
-        old, new = _read_record(path)["arguments"], record["arguments"]
-        different = [f"--{key}" for key in new if old.get(key) != new[key]]
-        if _read_record(path)["checkpoint_sha256"] != record["checkpoint_sha256"]:
-            different.insert(0, "--model_file")
-    except (ValueError, KeyError, AttributeError):
-        different = ["an unreadable record"]
-    if different:
-        raise ValueError(
-            f"{path}: holds another spectrum (differs in {', '.join(different)}); "
-            "--overwrite replaces it, --out_dir puts this one elsewhere"
-        )
+        old, new = _settings(_read_record(path)), _settings(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds an unreadable record; {REMEDY}") from error
+    refuse_other(path, old, new, "spectrum", REMEDY)
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
+    flags = {f"--{name}": value for name, value in record["arguments"].items()}
+    return {"checkpoint": record["checkpoint_sha256"], **flags}
 
 
 def _path(stem: Path, ending: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 from pathlib import Path
 
@@ -14,12 +12,11 @@ from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     read_spectrum,
-    refuse_other,
+    refuse_other_spectrum,
     spectrum_stem,
     stem_of,
     write_spectrum,
 )
-from trainings.options import Defaults, settings, settle
 
 RECORD = {"lambda_max": 9.0, "lambda_min": -3.0, "trace": 15.0, "trace_standard_error": 0.5}
 
@@ -28,44 +25,17 @@ def spectrum(**record: object) -> Spectrum:
     return Spectrum(np.array([[-3.0, 0, 9]]), np.array([[0.1, 0.7, 0.2]]), {**RECORD, **record})
 
 
-def names(**flags: object) -> tuple[str, str]:
-    """The names of a run's checkpoint and of its spectrum."""
-    defaults = Defaults("GCN", "MUTAG", "SAM", "SGD", 1, 1, 0.1, 0.0, 0.0, "constant")
-    usual = dict(optimizer="SAM", rho=None, dataset="MUTAG", fold=None, seed=42, tag=None)
-    unused = dict(ascent_fraction=1, average=None, looksam_alpha=0, class_weights=False)
-    unused |= dict(resume=False, overwrite=False, out_dir=Path())
-    args = argparse.Namespace(**unused, **{**usual, **flags})
-    settle(args, defaults)
-    content = {
-        "model": "GCN",
-        "dataset": args.dataset,
-        "data_args": {"fold": args.fold},
-        "train_args": settings(args, defaults),
-    }
-    return args.best.name, spectrum_stem(content, args.best)
-
-
-def test_two_runs_with_two_checkpoints_have_two_spectra() -> None:
-    """Kind: the checkpoint's name tells two runs apart and the spectrum's doesn't."""
-    flags = {
-        "optimizer": ("SAM", "ASAM", "SGD"),
-        "rho": (None, 0.1),
-        "dataset": ("MUTAG", "PROTEINS"),
-        "fold": (None, 0, 1),
-        "seed": (42, 7),
-        "tag": (None, "wide"),
-    }
-    runs = [dict(zip(flags, values, strict=True)) for values in itertools.product(*flags.values())]
-    both = [names(**run) for run in runs]
-    assert len({stem for _, stem in both}) == len({checkpoint for checkpoint, _ in both}) > 100
-    assert names()[1] == "GCN_SAM"
-    assert names(fold=0, tag="wide")[1] == "GCN_SAM_fold0_wide"
-
-
-def test_names_carry_what_is_not_the_default() -> None:
-    args = {"optimizer": "SAM", "rho": 0.1, "seed": 7, "tag": "wide", "defaults": {"dataset": "D"}}
-    content = {"model": "cifar", "dataset": "D", "data_args": {}, "train_args": args}
-    assert spectrum_stem(content, Path("x_last.pt")) == "cifar_SAM_rho0.1_seed7_wide_last"
+def test_folds_have_two_names_and_a_checkpoint_without_a_run_has_none() -> None:
+    args = {"optimizer": "SAM", "rho": 0.05, "seed": 42}
+    args |= {"defaults": {"rho": 0.05, "seed": 42, "dataset": "MUTAG"}}
+    content = {"task": "GCN", "model": "GCN", "model_args": {}, "dataset": "MUTAG"}
+    names = [
+        spectrum_stem({**content, "train_args": {**args, "fold": fold}}, Path("x.pt"))
+        for fold in (None, 0, 1)
+    ]
+    assert names == ["GCN_SAM", "GCN_SAM_fold0", "GCN_SAM_fold1"]
+    with pytest.raises(ValueError, match=r"x\.pt: .*name no run"):
+        spectrum_stem({**content, "train_args": {}}, Path("x.pt"))
 
 
 @pytest.mark.parametrize("ending", ["", ".json", "_eigen.npy", "_weight.npy"])
@@ -140,15 +110,15 @@ def test_weights_that_are_no_shares_are_refused(weights: list, tmp_path: Path) -
 
 def test_another_spectrum_is_not_replaced(tmp_path: Path) -> None:
     record = {"checkpoint_sha256": "a", "arguments": {"top_n": 5, "seed": 0}}
-    refuse_other(tmp_path / "x", record)
+    refuse_other_spectrum(tmp_path / "x", record)
     write_spectrum(tmp_path / "x", spectrum(**record))
-    refuse_other(tmp_path / "x", record)
+    refuse_other_spectrum(tmp_path / "x", record)
     other = {"checkpoint_sha256": "b", "arguments": {"top_n": 6, "seed": 0}}
-    with pytest.raises(ValueError, match="differs in --model_file, --top_n\\)"):
-        refuse_other(tmp_path / "x", other)
+    with pytest.raises(ValueError, match="differs in checkpoint, --top_n;"):
+        refuse_other_spectrum(tmp_path / "x", other)
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match="an unreadable record"):
-        refuse_other(tmp_path / "x", record)
+        refuse_other_spectrum(tmp_path / "x", record)
 
 
 @pytest.mark.parametrize("size", [64, 127, 200])
