@@ -93,8 +93,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
     ) -> tuple[list[float], list[list[Tensor]]]:
         """The ``top_n`` eigenvalues of largest magnitude and their vectors, by Lanczos.
 
-        ``maxIter`` bounds the products of one restart, ``tol`` the residual relative to the
-        largest eigenvalue; a warning says when it was not reached.
+        ``maxIter`` bounds the products, ``tol`` the residual relative to the largest eigenvalue; a
+        warning says when it was not reached.
 
         Raises:
             ValueError: ``top_n`` is above ``maxIter`` or the number of parameters, or an argument
@@ -257,7 +257,16 @@ def _measure(
         nodes, weights = linear.quadrature(
             operator, like, generator, args.probes, args.lanczos_steps, tick
         )
-        samples = linear.hutchinson(operator, like, generator, args.trace_probes, args.tol, tick)
+        samples = linear.hutchinson(
+            operator,
+            like,
+            generator,
+            args.trace_probes,
+            args.tol,
+            tick,
+            pairs.basis,
+            pairs.basis_trace,
+        )
     record |= {
         "eigenvalues": pairs.values.tolist(),
         "residuals": pairs.residuals.tolist(),

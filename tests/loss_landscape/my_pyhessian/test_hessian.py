@@ -51,7 +51,7 @@ def test_density_has_the_dense_matrixs_moments() -> None:
     matrix = dense(model, inputs, targets, smooth_crossentropy)
     nodes, weights = map(
         np.array,
-        hessian(model, smooth_crossentropy, data=(inputs, targets)).density(iter=20, n_v=300),
+        hessian(model, smooth_crossentropy, data=(inputs, targets)).density(iter=20, n_v=60),
     )
     np.testing.assert_allclose(weights.sum(axis=1), 1)
     for power in (1, 2):
