@@ -107,6 +107,9 @@ class CurvatureOperator:
         """Product of the matrix of one batch's loss, as ``loss`` gives it, with ``vector``."""
         raise NotImplementedError
 
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Refuse what the product can't be made of."""
+
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """One batch's loss: the sum where there is a ``denominator``, else the mean."""
         values = self.criterion(outputs, targets)
@@ -158,7 +161,8 @@ class CurvatureOperator:
         before: tuple[Any, Any] | None = None
         for batch in self.batches:
             outputs, targets = self.forward(self.model, batch)
-            count = _count(targets)
+            count = count_samples(targets)
+            self.check(outputs, targets)
             values = self.criterion(outputs, targets)
             if not values.isfinite().all():
                 raise ValueError("the loss is NaN or infinite at these weights: no curvature there")
@@ -208,7 +212,7 @@ class CurvatureOperator:
 
         Compared are the gradients to the outputs, which show it even where all losses are equal.
         """
-        first, second = _count(one[1]), _count(two[1])
+        first, second = count_samples(one[1]), count_samples(two[1])
         total, kind = first + second, "mean over two batches is not theirs weighted by samples"
         if self.denominator is not None:
             first = second = total = 1
@@ -252,6 +256,58 @@ class HessianOperator(CurvatureOperator):
         return _contract(gradients, vector, self.params)
 
 
+class GaussNewtonOperator(CurvatureOperator):
+    """The generalised Gauss-Newton matrix, mean of J' H J (Schraudolph 2002).
+
+    J are the derivatives of the outputs to the parameters, H the Hessian of the loss to the
+    outputs: the Hessian without the curvature of the model. It has no negative eigenvalue where the
+    loss is convex in the outputs, and is Fisher's information matrix for cross-entropy and squared
+    error (Martens 2020, section 9). The model's outputs must be one tensor.
+    """
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        if not isinstance(outputs, Tensor):
+            raise ValueError(
+                f"the model's outputs are a {type(outputs).__name__}; the Gauss-Newton matrix "
+                "needs one tensor, which forward= can take from it"
+            )
+
+    def batch_product(
+        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        change = _derivative(outputs, self.params, vector)
+        point = outputs.detach().requires_grad_()
+        slope = torch.autograd.grad(self.loss(point, targets), point, create_graph=True)
+        return _contract([outputs], _contract(slope, [change], [point]), self.params)
+
+
+class FisherOperator(CurvatureOperator):
+    """The empirical Fisher matrix, mean over the samples of g g', g a sample's gradient.
+
+    It is not Fisher's information matrix, whose targets are drawn from the model, and far from a
+    minimum nothing like the Hessian (Kunstner et al. 2019). The criterion must give values a
+    sample (``reduction="none"``).
+    """
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        values, count = self.criterion(outputs, targets), count_samples(targets)
+        if not values.ndim or len(values) != count:
+            raise ValueError(
+                f"the criterion gives values of shape {tuple(values.shape)} for {count} samples; "
+                'the empirical Fisher matrix needs values a sample, reduction="none"'
+            )
+
+    def batch_product(
+        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        values, count = self.criterion(outputs, targets), count_samples(targets)
+        losses = values.reshape(count, -1)
+        losses = losses.mean(dim=1) if self.denominator is None else losses.sum(dim=1)
+        change = _derivative(losses, self.params, vector)
+        scale = 1 / count if self.denominator is None else 1.0
+        return _contract([losses], [scale * change], self.params)
+
+
 _KINDS = "ignore_index, class weights, token losses or a loss of pairs?"
 _REMEDY = (
     'take reduction="sum" and denominator=, a function of the targets (their number that count), '
@@ -275,7 +331,7 @@ def _floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _count(targets: Any) -> int:
+def count_samples(targets: Any) -> int:
     """Samples of a batch: the first dimension that all its targets share."""
     sizes = {x.shape[0] if x.ndim else 0 for x in tree_leaves(targets) if isinstance(x, Tensor)}
     if len(sizes) != 1 or 0 in sizes:
@@ -302,3 +358,13 @@ def _contract(
         return [torch.zeros_like(x) for x in inputs]
     outer, inner = zip(*used, strict=True)
     return torch.autograd.grad(outer, inputs, inner, materialize_grads=True)
+
+
+def _derivative(values: Tensor, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:
+    """J v, J the derivatives of ``values`` to ``params``; by two reverse passes.
+
+    J'u is linear in u: its derivative to u, times v, is J v.
+    """
+    u = torch.zeros_like(values, requires_grad=True)
+    rows = torch.autograd.grad(values, params, u, create_graph=True, materialize_grads=True)
+    return _contract(rows, vector, [u])[0]

@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.data import Batch, Data
 
 import models
+from models.smooth_crossentropy import smooth_crossentropy
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -46,6 +47,32 @@ def case(name: str) -> tuple[nn.Module, object, Tensor]:
     return model.double(), inputs, targets
 
 
+CASES = ["linear", "logistic", "perceptron", "cifar", "mitbih", "GCN"]
+
+
+def curvature_case(name: str) -> tuple[nn.Module, object, Tensor, Callable]:
+    """A model, inputs, targets and a loss that gives one value a sample."""
+    if name in ("cifar", "mitbih", "GCN"):
+        return *case(name), smooth_crossentropy
+    torch.manual_seed(0)
+    x = torch.randn(7, 4, dtype=torch.float64)
+    if name == "linear":
+        return nn.Linear(4, 1).double(), x, torch.randn(7, 1, dtype=torch.float64), squared_error
+    if name == "logistic":
+        return nn.Linear(4, 1).double(), x, (torch.arange(7) % 2)[:, None].double(), logistic_loss
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return model, x, torch.arange(7) % 3, smooth_crossentropy
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return ((outputs - targets) ** 2).sum(dim=1)
+
+
+def logistic_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    loss = nn.functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    return loss.sum(dim=1)
+
+
 def layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
     """By its formula: the fused one's forward derivative of its backward is wrong in torch 2.14
     (torch.func.hessian of it isn't symmetric; finite differences side with our product).
@@ -56,19 +83,24 @@ def layer_norm(self: nn.LayerNorm, x: Tensor) -> Tensor:
     )
 
 
-def dense(model: nn.Module, inputs: object, targets: Tensor, loss: Callable) -> Tensor:
-    """The whole matrix by torch.func.hessian over one flat vector."""
+def flattened(model: nn.Module, inputs: object) -> tuple[Callable, Tensor]:
+    """The outputs as a function of all free parameters in one vector, and that vector."""
     model.eval()
     free = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
-    def flat_loss(vector: Tensor) -> Tensor:
+    def function(vector: Tensor) -> Tensor:
         parts = vector.split([p.numel() for p in free.values()])
         named = {n: v.view_as(p) for v, (n, p) in zip(parts, free.items(), strict=True)}
-        return loss(functional_call(model, named, (inputs,)), targets).mean()
+        return functional_call(model, named, (inputs,))
 
-    start = torch.cat([p.flatten() for p in free.values()])
+    return function, torch.cat([p.flatten() for p in free.values()])
+
+
+def dense(model: nn.Module, inputs: object, targets: Tensor, loss: Callable) -> Tensor:
+    """The whole matrix by torch.func.hessian over one flat vector."""
+    function, start = flattened(model, inputs)
     with sdpa_kernel(SDPBackend.MATH), patch.object(nn.LayerNorm, "forward", layer_norm):
-        matrix = torch.func.hessian(flat_loss)(start)
+        matrix = torch.func.hessian(lambda w: loss(function(w), targets).mean())(start)
     torch.testing.assert_close(matrix, matrix.T)
     return matrix
 

@@ -8,11 +8,18 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from curvature_cases import dense, generator, graphs
+from curvature_cases import CASES, curvature_case, dense, flattened, generator, graphs
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from loss_landscape.my_pyhessian.hessian import hessian
+from loss_landscape.my_pyhessian.operators import (
+    CurvatureOperator,
+    FisherOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+)
 
 
 def points(count: int = 12, classes: int = 3, dtype: torch.dtype = torch.float64):
@@ -371,3 +378,76 @@ def test_numbers_out_of_range_are_refused(method: str, flags: dict) -> None:
     found = hessian(perceptron(), F.cross_entropy, data=points())
     with pytest.raises(ValueError, match=next(iter(flags))):
         getattr(found, method)(**flags)
+
+
+# --- products against whole matrices --------------------------------------------------------------
+def dense_fisher(model: nn.Module, inputs: object, targets: Tensor, loss: Callable) -> Tensor:
+    function, start = flattened(model, inputs)
+    with sdpa_kernel(SDPBackend.MATH):
+        rows = torch.func.jacrev(lambda w: loss(function(w), targets))(start)
+    return rows.T @ rows / len(rows)
+
+
+def dense_gauss_newton(model: nn.Module, inputs: object, targets: Tensor, loss: Callable) -> Tensor:
+    function, start = flattened(model, inputs)
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs, rows = function(start), torch.func.jacrev(function)(start)
+    inner = torch.func.hessian(lambda z: loss(z, targets).mean())(outputs)  # (n, c, n, c)
+    size = outputs.numel()
+    rows = rows.reshape(size, -1)
+    return rows.T @ inner.reshape(size, size) @ rows
+
+
+DENSE = {
+    HessianOperator: dense,
+    GaussNewtonOperator: dense_gauss_newton,
+    FisherOperator: dense_fisher,
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.parametrize("name", CASES)
+def test_products_are_the_dense_matrixs(name: str, kind: type[CurvatureOperator]) -> None:
+    model, inputs, targets, loss = curvature_case(name)
+    expected = DENSE[kind](model, inputs, targets, loss)
+    operator = kind(model, loss, [(inputs, targets)])
+    vectors = torch.randn(4, len(expected), generator=generator(), dtype=torch.float64)
+    found = torch.stack([operator(v) for v in vectors])
+    torch.testing.assert_close(found, vectors @ expected, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found @ vectors.T, (found @ vectors.T).T)  # symmetric
+    if kind is not HessianOperator:
+        assert float((found * vectors).sum(dim=1).min()) > -1e-12
+    for bad in (p.grad for p in model.parameters()):
+        assert bad is None
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_batches_of_any_size_and_sums_give_one_matrix(kind: type[CurvatureOperator]) -> None:
+    model, x, y, loss = curvature_case("perceptron")
+    expected = DENSE[kind](model, x, y, loss)
+    vector = torch.randn(len(expected), generator=generator(), dtype=torch.float64)
+    for size in (7, 3, 1):
+        for options in ({}, {"denominator": len}):
+            operator = kind(model, loss, in_batches(x, y, size), **options)
+            torch.testing.assert_close(operator(vector), expected @ vector)
+
+
+def test_linear_regression_is_the_closed_form() -> None:
+    """All of J' H J is 2 X'X / n, and nothing of it the model's own curvature."""
+    model, x, y, loss = curvature_case("linear")
+    augmented = torch.cat([x, torch.ones(7, 1).double()], dim=1)
+    expected = 2 * augmented.T @ augmented / 7
+    for kind in (HessianOperator, GaussNewtonOperator):
+        operator = kind(model, loss, [(x, y)])
+        found = torch.stack([operator(e) for e in torch.eye(5).double()])
+        torch.testing.assert_close(found, expected)
+
+
+def test_gauss_newton_and_fisher_say_what_they_need() -> None:
+    model, x, y, loss = curvature_case("perceptron")
+    with pytest.raises(ValueError, match=r"a sample, reduction=\"none\""):
+        FisherOperator(model, nn.CrossEntropyLoss(), [(x, y)])
+    with pytest.raises(ValueError, match="needs one tensor"):
+        GaussNewtonOperator(
+            model, lambda z, y: loss(z[0], y), [(x, y)], forward=lambda m, b: ((m(b[0]),), b[1])
+        )
