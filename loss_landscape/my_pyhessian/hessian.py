@@ -20,16 +20,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from loss_landscape.my_pyhessian import lanczos as linear
+from loss_landscape.my_pyhessian import stochastic
+from loss_landscape.my_pyhessian.batches import moved
+from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forward, HessianOperator
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
@@ -81,7 +82,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         if isinstance(dataloader, Tensor | dict):
             raise ValueError("dataloader takes an iterable of batches; data takes a single one")
         loader = [data] if dataloader is None else dataloader
-        batches = _moved(loader, _device(model, cuda))
+        batches = moved(loader, _device(model, cuda))
         self.operator = HessianOperator(model, criterion, batches, forward, denominator)
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -107,8 +108,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             raise ValueError(
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
-        start = linear.rademacher(size, self.operator.like, self.generator)
-        pairs = linear.extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
+        start = stochastic.rademacher(size, self.operator.like, self.generator)
+        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:  # noqa: N803
@@ -119,7 +120,9 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         """
         _check_counts(maxIter=maxIter)
         _check_tolerance(tol)
-        return linear.hutchinson(self.operator, self.operator.like, self.generator, maxIter, tol)
+        return stochastic.hutchinson(
+            self.operator, self.operator.like, self.generator, maxIter, tol
+        )
 
     def density(self, iter: int = 100, n_v: int = 1) -> tuple[list[list[float]], list[list[float]]]:
         """Nodes and weights of the spectral density, ``iter`` of each for ``n_v`` probes.
@@ -128,7 +131,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             ValueError: an argument is out of its range.
         """
         _check_counts(iter=iter, n_v=n_v)
-        nodes, weights = linear.quadrature(
+        nodes, weights = stochastic.quadrature(
             self.operator, self.operator.like, self.generator, n_v, iter
         )
         return nodes.tolist(), weights.tolist()
@@ -140,19 +143,6 @@ def _device(model: nn.Module, cuda: bool | None) -> torch.device | None:
     if cuda and (own is None or own.type != "cuda"):
         raise ValueError(f"cuda=True: the model is on {own}; move it first, or leave cuda out")
     return None if cuda is False else own
-
-
-def _moved(batches: Any, device: torch.device | None) -> Iterator[Any]:
-    """Each batch on ``device``; copied where an iterator may fill one buffer again and again."""
-    once = isinstance(batches, Iterator)
-
-    def move(value: Any) -> Any:
-        if once and hasattr(value, "clone"):
-            value = value.clone()
-        return value if device is None or not hasattr(value, "to") else value.to(device)
-
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws from the global generator
-        yield from (tree_map(move, batch) for batch in batches)
 
 
 def _check_counts(**counts: int) -> None:
@@ -248,16 +238,14 @@ def _measure(
     """Fill ``record`` with eigenvalues and trace; return the density's nodes and weights."""
     generator = torch.Generator().manual_seed(args.seed)
     like = operator.like
-    start = linear.rademacher(like.numel(), like, generator)
+    start = stochastic.rademacher(like.numel(), like, generator)
     with Progress("Hessian products") as progress:
         tick = progress.update
-        pairs = linear.extreme_eigenvalues(
-            operator, start, args.top_n, args.max_steps, args.tol, tick
-        )
-        nodes, weights = linear.quadrature(
+        pairs = extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
+        nodes, weights = stochastic.quadrature(
             operator, like, generator, args.probes, args.lanczos_steps, tick
         )
-        samples = linear.hutchinson(
+        samples = stochastic.hutchinson(
             operator,
             like,
             generator,
@@ -274,7 +262,7 @@ def _measure(
         "lambda_max": max(float(pairs.values.max()), float(nodes.max())),
         "lambda_min": min(float(pairs.values.min()), float(nodes.min())),
         "trace": float(np.mean(samples)),
-        "trace_standard_error": linear.standard_error(samples),
+        "trace_standard_error": stochastic.standard_error(samples),
         "trace_samples": samples,
     }
     return nodes, weights

@@ -23,11 +23,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 ROUNDING = 10  # times the type's epsilon: what is left of a vector by rounding alone
 
 
-def _no_tick() -> None:
-    pass
+def no_tick() -> None:
+    """Show nothing."""
 
 
-def _exact(function: F) -> F:
+def without_autocast(function: F) -> F:
     """Without the caller's autocast, which would multiply the basis in half precision."""
     for device in ("cpu", "cuda"):
         function = torch.autocast(device, enabled=False)(function)
@@ -70,7 +70,7 @@ class KrylovSpace:
         ValueError: no vector to hold, or no start.
     """
 
-    def __init__(self, matvec: Matvec, start: Tensor, size: int, tick: Tick = _no_tick) -> None:
+    def __init__(self, matvec: Matvec, start: Tensor, size: int, tick: Tick = no_tick) -> None:
         size, norm = min(size, start.numel()), float(start.norm())
         if size < 1 or not 0 < norm < math.inf:
             raise ValueError(
@@ -184,14 +184,14 @@ class Eigenpairs:
     basis_trace: float
 
 
-@_exact
+@without_autocast
 def extreme_eigenvalues(
     matvec: Matvec,
     start: Tensor,
     count: int,
     max_products: int = 200,
     tol: float = 1e-3,
-    tick: Tick = _no_tick,
+    tick: Tick = no_tick,
     select: Select = largest_magnitude,
     copies: bool = True,
     seed: int = 0,
@@ -277,65 +277,7 @@ def _nothing_left(
     return True
 
 
-# --- trace ----------------------------------------------------------------------------------------
-def rademacher(dim: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random signs, (dim,), drawn on the CPU so that every device sees the same ones."""
-    signs = torch.randint(0, 2, (dim,), generator=generator) * 2 - 1
-    return signs.to(like.device, like.dtype)
-
-
-@_exact
-def hutchinson(
-    matvec: Matvec,
-    like: Tensor,
-    generator: torch.Generator,
-    max_probes: int = 100,
-    tol: float = 1e-3,
-    tick: Tick = _no_tick,
-    basis: Tensor | None = None,
-    basis_trace: float = 0.0,
-) -> list[float]:
-    """Samples whose mean estimates the trace: v'Av with random signs v (Hutchinson 1990).
-
-    With an orthonormal ``basis``, within which the trace is known, only what is orthogonal to it is
-    sampled, as Hutch++ does (Meyer et al. 2021); the space of a few large eigenvalues, which
-    ``extreme_eigenvalues`` leaves, takes most of the variance away and costs no product. It must
-    have been found without the signs that are drawn here.
-
-    Stops when the standard error falls to ``tol`` times the mean, after 10 probes at the
-    earliest; not when the running mean stands still, which chance does early.
-
-    Args:
-        matvec: product with a symmetric matrix.
-        like: (dim,), for its size, type and device.
-        generator: of the random signs.
-        max_probes: where to stop at the latest.
-        tol: see above.
-        tick: called after each product.
-        basis: (n, dim), orthonormal rows.
-        basis_trace: trace of basis A basis'.
-    """
-    samples: list[float] = []
-    for _ in range(max_probes):
-        v = rademacher(like.numel(), like, generator)
-        if basis is not None:
-            for _ in range(2):
-                v = v - basis.T @ (basis @ v)
-        samples.append(basis_trace + float(torch.dot(matvec(v).double(), v.double())))
-        tick()
-        if len(samples) >= 10 and standard_error(samples) <= tol * abs(np.mean(samples)):
-            break
-    return samples
-
-
-def standard_error(samples: list[float] | np.ndarray) -> float:
-    """Standard error of the mean; NaN for fewer than two samples."""
-    return (
-        float(np.std(samples, ddof=1) / math.sqrt(len(samples))) if len(samples) > 1 else math.nan
-    )
-
-
-# --- spectral density -----------------------------------------------------------------------------
+# --- without restarts -----------------------------------------------------------------------------
 @dataclass
 class Tridiagonal:
     """T of A Q = Q T + beta q e', the matrix that ``n`` Lanczos steps leave.
@@ -357,8 +299,8 @@ class Tridiagonal:
         return eigh_tridiagonal(self.diagonal, self.off_diagonal)
 
 
-@_exact
-def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = _no_tick) -> Tridiagonal:
+@without_autocast
+def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = no_tick) -> Tridiagonal:
     """Lanczos' algorithm with full reorthogonalisation (Golub & Van Loan 2013, section 10.3).
 
     It stops early when the subspace is invariant, at the latest after ``dim`` steps.
@@ -377,31 +319,3 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = _no_tick) ->
         space.extend()
     t = space.projected[: space.n, : space.n]
     return Tridiagonal(t.diagonal().copy(), t.diagonal(1).copy(), space.beta, space.basis)
-
-
-@_exact
-def quadrature(
-    matvec: Matvec,
-    like: Tensor,
-    generator: torch.Generator,
-    probes: int,
-    steps: int,
-    tick: Tick = _no_tick,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stochastic Lanczos quadrature of the spectral density (Ghorbani et al. 2019, section 2).
-
-    Returns:
-        Nodes (Ritz values) and weights, each (probes, steps) float64; a probe's weights sum to 1.
-        Where Lanczos ends early or ``dim`` is smaller, the rest is padded with the last node and
-        weight 0.
-
-    Raises:
-        ValueError: a product is NaN or infinite.
-    """
-    nodes, weights = np.zeros((2, probes, steps))
-    for probe in range(probes):
-        start = rademacher(like.numel(), like, generator)
-        values, vectors = lanczos(matvec, start, steps, tick).ritz()
-        nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
-        weights[probe, : len(values)] = vectors[0] ** 2
-    return nodes, weights

@@ -15,24 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from loss_landscape.my_pyhessian.batches import (
+    REMEDY,
+    Pair,
+    check_additive,
+    count_samples,
+    forward_pair,
+)
 
 Criterion = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a mean, a sum, or many values
 Forward = Callable[[nn.Module, Any], tuple[Any, Any]]  # (model, batch) -> (outputs, targets)
 Denominator = Callable[[Any], Any]  # targets -> what the sum over a batch is divided by
 HALF = (torch.float16, torch.bfloat16)
-TOLERANCE = 1e-4  # of the largest entry: far above float32's rounding, below one sample's weight
-
-
-def _pair(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        parts = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
-        raise ValueError(
-            f"a batch is a {type(batch).__name__}{parts}, not a pair (inputs, targets); say how "
-            "the model takes it with forward=, a function of (model, batch) that gives (outputs, "
-            "targets)"
-        )
-    return model(batch[0]), batch[1]
 
 
 class CurvatureOperator:
@@ -78,7 +73,7 @@ class CurvatureOperator:
     ) -> None:
         self.model = getattr(model, "_orig_mod", model)  # compiled code has no second derivative
         self.criterion, self.denominator = criterion, denominator
-        self.forward = forward or _pair
+        self.forward = forward or forward_pair
         self.batches = list(batches)
         self.params = [p for p in self.model.parameters() if p.requires_grad]
         self._check_parameters()
@@ -158,7 +153,7 @@ class CurvatureOperator:
         counts: list[int] = []
         shares: list[float] = []
         sizes: set[float] = set()  # values a sample; 0 stands for one value a batch
-        before: tuple[Any, Any] | None = None
+        before: Pair | None = None
         for batch in self.batches:
             outputs, targets = self.forward(self.model, batch)
             count = count_samples(targets)
@@ -170,15 +165,15 @@ class CurvatureOperator:
             if self.denominator is None and len(sizes) > 1:
                 raise ValueError(
                     f"the criterion gives more values a sample for some batches than "
-                    f"for others; {_REMEDY}"
+                    f"for others; {REMEDY}"
                 )
             counts.append(count)
             shares.append(self._share(targets, count))
             if self.denominator is not None:
-                self._check_additive((outputs, targets), (outputs, targets))
+                check_additive(self.loss, (outputs, targets), (outputs, targets), sums=True)
             elif sizes == {0}:
                 if before is not None:
-                    self._check_additive(before, (outputs, targets))
+                    check_additive(self.loss, before, (outputs, targets), sums=False)
                 before = outputs, targets
         if not sum(shares):
             raise ValueError("denominator: is 0 over all batches together")
@@ -206,39 +201,6 @@ class CurvatureOperator:
                 f"the loss of one batch is {float(losses[0]):.6g}, then {float(losses[1]):.6g}: "
                 "something is random in eval mode (F.dropout without training=self.training?)"
             )
-
-    def _check_additive(self, one: tuple[Any, Any], two: tuple[Any, Any]) -> None:
-        """Each sample must weigh in both batches together what it weighs in its own.
-
-        Compared are the gradients to the outputs, which show it even where all losses are equal.
-        """
-        first, second = count_samples(one[1]), count_samples(two[1])
-        total, kind = first + second, "mean over two batches is not theirs weighted by samples"
-        if self.denominator is not None:
-            first = second = total = 1
-            kind = "value for two batches is not the sum of theirs"
-        try:
-            parts = [self._gradients(one, first), self._gradients(two, second)]
-            together = self._gradients(_joined(one, two), total)
-            separate = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
-            pairs = list(zip(separate, together, strict=True))
-            agree = all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"what the samples of several batches weigh can't be seen ({reason}); {_REMEDY}"
-            ) from error
-        if not agree:
-            raise ValueError(f"the criterion's {kind} ({_KINDS}); {_REMEDY}")
-
-    def _gradients(self, pair: tuple[Any, Any], factor: float) -> list[Tensor]:
-        """Gradients of ``factor`` times the loss to the outputs' floating tensors."""
-        leaves, structure = tree_flatten(pair[0])
-        with torch.enable_grad():
-            leaves = [x.detach().requires_grad_() if _floating(x) else x for x in leaves]
-            loss = factor * self.loss(tree_unflatten(leaves, structure), pair[1])
-            floats = [x for x in leaves if _floating(x)]
-            return list(torch.autograd.grad(loss, floats, materialize_grads=True))
 
 
 class HessianOperator(CurvatureOperator):
@@ -308,13 +270,6 @@ class FisherOperator(CurvatureOperator):
         return _contract([losses], [scale * change], self.params)
 
 
-_KINDS = "ignore_index, class weights, token losses or a loss of pairs?"
-_REMEDY = (
-    'take reduction="sum" and denominator=, a function of the targets (their number that count), '
-    'or reduction="none"'
-)
-
-
 class _HalfPrecision(TorchFunctionMode):
     """Remembers the first half precise type of a result that has a gradient."""
 
@@ -325,28 +280,6 @@ class _HalfPrecision(TorchFunctionMode):
         if isinstance(result, Tensor) and result.dtype in HALF and result.requires_grad:
             self.seen = self.seen or result.dtype
         return result
-
-
-def _floating(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def count_samples(targets: Any) -> int:
-    """Samples of a batch: the first dimension that all its targets share."""
-    sizes = {x.shape[0] if x.ndim else 0 for x in tree_leaves(targets) if isinstance(x, Tensor)}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            f"targets of a batch ({type(targets).__name__}) must be tensors whose first dimension "
-            f"is the samples, 1 or more; theirs are {sorted(sizes) or 'none'}"
-        )
-    return sizes.pop()
-
-
-def _joined(one: Any, two: Any) -> Any:
-    (first, structure), (second, _) = tree_flatten(one), tree_flatten(two)
-    pairs = zip(first, second, strict=True)
-    joined = [torch.cat([a, b]) if isinstance(a, Tensor) else a for a, b in pairs]
-    return tree_unflatten(joined, structure)
 
 
 def _contract(

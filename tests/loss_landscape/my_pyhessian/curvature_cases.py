@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch_geometric.data import Batch, Data
 
 import models
+from loss_landscape.my_pyhessian.operators import CurvatureOperator
 from models.smooth_crossentropy import smooth_crossentropy
 
 
@@ -110,3 +112,45 @@ def symmetric(values: list[float], seed: int = 0) -> Tensor:
     dim = len(values)
     q, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator(seed), dtype=torch.float64))
     return q @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ q.T
+
+
+BULK = np.random.default_rng(0).normal(0, 0.02, 300).tolist()
+KNOWN = {  # eigenvalues, and how many to find
+    "outliers": ([10, 7, 5, 4, 3, 2, 1.5, *BULK], 5),
+    "repeated": ([*4 * [5.0], 1, *BULK], 5),
+    "ninefold": ([*9 * [5.0], *BULK], 5),
+    "pairs": ([3, 3, -3, -3, *BULK], 4),
+    "negative": ([-5, -4, -3, -2, -1, *(-abs(b) for b in BULK)], 3),
+    "uniform": (np.linspace(0, 1, 200).tolist(), 5),
+    "zero": (30 * [0.0], 3),
+    "identity": (20 * [2.0], 4),
+    "low rank": ([3.0, 2.0, 1.0] + 50 * [0.0], 5),
+    "all of them": ([5.0, 5.0, 1.0, 0.0], 4),
+    "number": ([-2.0], 1),
+    "huge": ([1e30, 1e29, 1e28, *(1e26 * np.array(BULK))], 2),
+    "tiny": ([1e-30, 1e-31, *(1e-33 * np.array(BULK))], 2),
+}
+
+
+def wishart(dim: int = 150) -> Tensor:
+    x = torch.randn(3 * dim, dim, generator=generator(), dtype=torch.float64)
+    return x.T @ x / len(x)
+
+
+def points(count: int = 12, classes: int = 3, dtype: torch.dtype = torch.float64):
+    x = torch.randn(count, 4, generator=generator(3), dtype=dtype)
+    return x, torch.arange(count) % classes
+
+
+def perceptron(dtype: torch.dtype = torch.float64) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+
+
+def matrix(of: CurvatureOperator) -> Tensor:
+    """All columns of the operator."""
+    return torch.stack([of(e) for e in torch.eye(of.like.numel()).double()])
+
+
+def in_batches(x: Tensor, y: Tensor, size: int = 5) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.split(size), y.split(size), strict=True))

@@ -14,10 +14,10 @@ from curvature_cases import case, dense, generator
 from torch import nn
 
 from loss_landscape.my_pyhessian import density_plot
-from loss_landscape.my_pyhessian import lanczos as linear
 from loss_landscape.my_pyhessian.hessian import hessian
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.spectrum_file import read_spectrum
+from loss_landscape.my_pyhessian.stochastic import standard_error
 from models.smooth_crossentropy import smooth_crossentropy
 
 
@@ -42,7 +42,7 @@ def test_products_eigenvalues_and_trace_are_the_dense_matrixs(name: str) -> None
     assert float((matrix @ top - values[0] * top).norm()) < 1e-6 * abs(values[0])
 
     samples = hessian(model, smooth_crossentropy, data=(inputs, targets)).trace(400, tol=0)
-    error = linear.standard_error(samples)
+    error = standard_error(samples)
     assert abs(np.mean(samples) - float(matrix.trace())) < 4 * error
 
 
@@ -57,7 +57,7 @@ def test_density_has_the_dense_matrixs_moments() -> None:
     for power in (1, 2):
         moments = (weights * nodes**power).sum(axis=1)
         exact = float(torch.linalg.matrix_power(matrix, power).trace()) / len(matrix)
-        assert abs(moments.mean() - exact) < 4 * linear.standard_error(moments)
+        assert abs(moments.mean() - exact) < 4 * standard_error(moments)
 
 
 def test_logistic_regression_is_the_closed_form() -> None:

@@ -8,35 +8,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from curvature_cases import generator, symmetric
+from curvature_cases import KNOWN, generator, symmetric, wishart
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 
 from loss_landscape.my_pyhessian import lanczos as linear
-
-BULK = np.random.default_rng(0).normal(0, 0.02, 300).tolist()
-KNOWN = {  # eigenvalues, and how many to find
-    "outliers": ([10, 7, 5, 4, 3, 2, 1.5, *BULK], 5),
-    "repeated": ([*4 * [5.0], 1, *BULK], 5),
-    "ninefold": ([*9 * [5.0], *BULK], 5),
-    "pairs": ([3, 3, -3, -3, *BULK], 4),
-    "negative": ([-5, -4, -3, -2, -1, *(-abs(b) for b in BULK)], 3),
-    "uniform": (np.linspace(0, 1, 200).tolist(), 5),
-    "zero": (30 * [0.0], 3),
-    "identity": (20 * [2.0], 4),
-    "low rank": ([3.0, 2.0, 1.0] + 50 * [0.0], 5),
-    "all of them": ([5.0, 5.0, 1.0, 0.0], 4),
-    "number": ([-2.0], 1),
-    "huge": ([1e30, 1e29, 1e28, *(1e26 * np.array(BULK))], 2),
-    "tiny": ([1e-30, 1e-31, *(1e-33 * np.array(BULK))], 2),
-}
-
-
-def wishart(dim: int = 150) -> Tensor:
-    x = torch.randn(3 * dim, dim, generator=generator(), dtype=torch.float64)
-    return x.T @ x / len(x)
 
 
 @pytest.mark.parametrize("select", [linear.largest_magnitude, linear.both_ends])
@@ -148,62 +125,3 @@ def test_a_product_of_nan_is_refused() -> None:
 def test_no_start_and_no_step_are_refused(start: float, steps: int) -> None:
     with pytest.raises(ValueError, match="1 step or more"):
         linear.lanczos(lambda v: v, torch.full((3,), start), steps)
-
-
-# --- trace ----------------------------------------------------------------------------------------
-def test_hutchinson_stops_on_the_standard_error() -> None:
-    matrix = symmetric(np.linspace(0.5, 1.5, 50).tolist())
-    like = torch.zeros(50, dtype=torch.float64)
-    samples = linear.hutchinson(lambda v: matrix @ v, like, generator(), 10_000, tol=0.005)
-    assert 10 <= len(samples) < 10_000
-    assert linear.standard_error(samples) <= 0.005 * np.mean(samples)
-    assert np.mean(samples) == pytest.approx(50, rel=0.03)
-
-
-@pytest.mark.parametrize("name", ["outliers", "uniform"])
-def test_the_intervals_of_the_trace_cover_it(name: str) -> None:
-    """Nominally in 95 % of all cases; 1,500 tell that from 93 and 97 % by 3.5 standard errors."""
-    matrix = symmetric(KNOWN[name][0][:60])
-    like = torch.randn(60, generator=generator(3), dtype=torch.float64)
-    known = {}
-    if name == "outliers":  # else few samples are too skewed for Student's t
-        pairs = linear.extreme_eigenvalues(lambda v: matrix @ v, like, 5)
-        known = {"basis": pairs.basis, "basis_trace": pairs.basis_trace}
-    signs, runs = generator(7), []
-    for _ in range(1500):
-        runs.append(linear.hutchinson(lambda v: matrix @ v, like, signs, 10, tol=0, **known))
-    errors = np.std(runs, axis=1, ddof=1) / math.sqrt(10)
-    far = np.abs(np.mean(runs, axis=1) - float(matrix.trace())) / errors
-    assert 0.93 <= np.mean(far <= stats.t.ppf(0.975, 9)) <= 0.97
-
-
-def test_a_known_space_takes_the_variance_away() -> None:
-    matrix = symmetric(KNOWN["outliers"][0])
-    like = torch.randn(len(matrix), generator=generator(3), dtype=torch.float64)
-    pairs = linear.extreme_eigenvalues(lambda v: matrix @ v, like, 5)
-    plain, deflated = (
-        linear.standard_error(linear.hutchinson(lambda v: matrix @ v, like, generator(), 50, 0, *k))
-        for k in ((), (lambda: None, pairs.basis, pairs.basis_trace))
-    )
-    assert deflated < plain / 20
-
-
-# --- density --------------------------------------------------------------------------------------
-def test_quadrature_is_close_to_the_spectrum() -> None:
-    matrix = wishart()
-    exact = torch.linalg.eigvalsh(matrix).numpy()
-    like = torch.zeros(len(matrix), dtype=torch.float64)
-    nodes, weights = linear.quadrature(lambda v: matrix @ v, like, generator(), 20, 30)
-    distance = stats.wasserstein_distance(nodes.ravel(), exact, weights.ravel())
-    assert distance < 0.01 * (exact.max() - exact.min())
-
-
-@pytest.mark.parametrize("name", ["zero", "identity", "low rank", "all of them", "number"])
-def test_quadrature_of_few_distinct_eigenvalues_is_padded(name: str) -> None:
-    values, _ = KNOWN[name]
-    matrix = symmetric(values)
-    like = torch.zeros(len(matrix), dtype=torch.float64)
-    nodes, weights = linear.quadrature(lambda v: matrix @ v, like, generator(), 3, 60)
-    assert nodes.shape == weights.shape == (3, 60)
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    assert nodes.min() >= min(values) - 1e-12 and nodes.max() <= max(values) + 1e-12
