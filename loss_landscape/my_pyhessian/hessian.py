@@ -11,113 +11,38 @@ standard errors); ``density_plot.py`` draws them. From Python, with PyHessian's 
     from loss_landscape.my_pyhessian.hessian import hessian
     values, vectors = hessian(model, criterion, data=batch).eigenvalues(top_n=5)
 
-The Hessian is that of the mean loss over all samples, in eval mode.
+The Hessian is that of the mean loss over all samples, in eval mode; ``operators.py`` says which
+criteria and batches it takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from DatasetClass.batches import Batch
-from loss_landscape.my_pyhessian import lanczos as linear
+from loss_landscape.my_pyhessian import stochastic
+from loss_landscape.my_pyhessian.batches import moved
+from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
+from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forward, HessianOperator
+from loss_landscape.my_pyhessian.spectrum_file import (
+    Spectrum,
+    refuse_other_spectrum,
+    spectrum_stem,
+    write_spectrum,
+)
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
-from utilities.files import atomic_write
-
-Criterion = Callable[[Tensor, Tensor], Tensor]  # the mean loss, or one value a sample
-
-
-# --- product with the Hessian ---------------------------------------------------------------------
-def hvp(
-    model: nn.Module,
-    criterion: Criterion,
-    batch: Batch,
-    params: Sequence[Tensor],
-    vector: Sequence[Tensor],
-) -> list[Tensor]:
-    """Product of one batch's mean-loss Hessian with ``vector`` (Pearlmutter 1994).
-
-    Reverse over reverse, without touching ``.grad``; a parameter that the loss doesn't use
-    contributes zeros.
-    """
-    inputs, targets = batch
-    # The fused attention kernels have no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        loss = criterion(model(inputs), targets).mean()
-        gradients = torch.autograd.grad(
-            loss, params, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        used = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
-        if not used:  # the loss is linear in all parameters
-            return [torch.zeros_like(p) for p in params]
-        outer, inner = zip(*used, strict=True)
-        product = torch.autograd.grad(
-            outer, params, inner, allow_unused=True, materialize_grads=True
-        )
-    return list(product)
-
-
-class HessianOperator:
-    """The Hessian of the mean loss over ``batches`` as a map of vectors (P,) to (P,).
-
-    Batches are weighted by their samples, so an unequal last one counts as it should. Only
-    parameters that require a gradient take part, in the order of ``model.parameters()``.
-
-    Raises:
-        ValueError: no batch, no parameter, or a loss that is NaN or infinite.
-    """
-
-    def __init__(self, model: nn.Module, criterion: Criterion, batches: Sequence[Batch]) -> None:
-        self.model, self.criterion, self.batches = model, criterion, batches
-        self.params = [p for p in model.parameters() if p.requires_grad]
-        self.samples = sum(len(targets) for _, targets in batches)
-        if not self.samples:
-            raise ValueError("no samples to take the Hessian of")
-        if not self.params:
-            raise ValueError("no parameter of the model requires a gradient")
-        self.like = torch.cat([p.detach().flatten() for p in self.params])
-        with self._in_eval_mode(), torch.no_grad():
-            losses = [criterion(model(x), y).mean() for x, y in batches]
-        if not torch.stack(losses).isfinite().all():
-            raise ValueError("the loss is NaN or infinite at these weights: no Hessian there")
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        parts = self.split(vector)
-        total = torch.zeros_like(vector)
-        with self._in_eval_mode():
-            for batch in self.batches:
-                product = hvp(self.model, self.criterion, batch, self.params, parts)
-                share = len(batch[1]) / self.samples
-                total += share * torch.cat([part.flatten() for part in product])
-        return total
-
-    def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut (P,) into tensors of the parameters' shapes."""
-        parts = vector.split([p.numel() for p in self.params])
-        return [part.view_as(p) for part, p in zip(parts, self.params, strict=True)]
-
-    @contextmanager
-    def _in_eval_mode(self) -> Iterator[None]:
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+from utilities.files import locked
+from utilities.progress import Progress
+from utilities.runs import Run
 
 
 # --- PyHessian's interface ------------------------------------------------------------------------
@@ -128,30 +53,37 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         model: any module; its mode, weights and gradients are left as they are.
         criterion: loss(outputs, targets), the mean over the batch or one value a sample.
         data: one batch (inputs, targets).
-        dataloader: or an iterable of batches.
+        dataloader: or an iterable of batches; it is read once, and its batches are kept.
         cuda: move the batches to the GPU (True), leave them (False), or follow the model (None).
         seed: of the random vectors.
+        forward: (model, batch) -> (outputs, targets), for batches that are no such pairs.
+        denominator: targets -> number, what the sum over a batch is divided by, for a criterion
+            that sums because its mean isn't over the samples.
 
     Raises:
-        ValueError: both or neither of ``data`` and ``dataloader``; see HessianOperator.
+        ValueError: both or neither of ``data`` and ``dataloader``; see CurvatureOperator.
     """
 
     def __init__(
         self,
         model: nn.Module,
         criterion: Criterion,
-        data: Batch | None = None,
+        data: Any = None,
         dataloader: Any = None,
         cuda: bool | None = None,
         seed: int = 0,
+        forward: Forward | None = None,
+        denominator: Denominator | None = None,
     ) -> None:
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
-        batches = list(dataloader) if data is None else [data]
-        if cuda is not False:
-            device = torch.device("cuda") if cuda else next(model.parameters()).device
-            batches = [(x.to(device), y.to(device)) for x, y in batches]
-        self.operator = HessianOperator(model, criterion, batches)
+        if isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data):
+            raise ValueError("data takes one batch (inputs, targets); dataloader takes several")
+        if isinstance(dataloader, Tensor | dict):
+            raise ValueError("dataloader takes an iterable of batches; data takes a single one")
+        loader = [data] if dataloader is None else dataloader
+        batches = moved(loader, _device(model, cuda))
+        self.operator = HessianOperator(model, criterion, batches, forward, denominator)
         self.generator = torch.Generator().manual_seed(seed)
 
     def eigenvalues(
@@ -162,42 +94,69 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
     ) -> tuple[list[float], list[list[Tensor]]]:
         """The ``top_n`` eigenvalues of largest magnitude and their vectors, by Lanczos.
 
-        ``maxIter`` bounds the products of one restart, ``tol`` the residual relative to the
-        largest eigenvalue; a warning says when it was not reached.
+        ``maxIter`` bounds the products, ``tol`` the residual relative to the largest eigenvalue; a
+        warning says when it was not reached.
+
+        Raises:
+            ValueError: ``top_n`` is above ``maxIter`` or the number of parameters, or an argument
+                is out of its range.
         """
-        start = linear.rademacher(self.operator.like.numel(), self.operator.like, self.generator)
-        pairs = linear.extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
+        size = self.operator.like.numel()
+        _check_counts(top_n=top_n, maxIter=maxIter)
+        _check_tolerance(tol)
+        if top_n > min(size, maxIter):
+            raise ValueError(
+                f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
+            )
+        start = stochastic.rademacher(size, self.operator.like, self.generator)
+        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:  # noqa: N803
-        """Hutchinson's samples; their mean estimates the trace."""
-        return linear.hutchinson(self.operator, self.operator.like, self.generator, maxIter, tol)
+        """Hutchinson's samples; their mean estimates the trace.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        _check_counts(maxIter=maxIter)
+        _check_tolerance(tol)
+        return stochastic.hutchinson(
+            self.operator, self.operator.like, self.generator, maxIter, tol
+        )
 
     def density(self, iter: int = 100, n_v: int = 1) -> tuple[list[list[float]], list[list[float]]]:
-        """Nodes and weights of the spectral density, ``iter`` of each for ``n_v`` probes."""
-        nodes, weights = linear.quadrature(
+        """Nodes and weights of the spectral density, ``iter`` of each for ``n_v`` probes.
+
+        Raises:
+            ValueError: an argument is out of its range.
+        """
+        _check_counts(iter=iter, n_v=n_v)
+        nodes, weights = stochastic.quadrature(
             self.operator, self.operator.like, self.generator, n_v, iter
         )
         return nodes.tolist(), weights.tolist()
 
 
+def _device(model: nn.Module, cuda: bool | None) -> torch.device | None:
+    """Where the batches go; None leaves them."""
+    own = next((p.device for p in model.parameters()), None)
+    if cuda and (own is None or own.type != "cuda"):
+        raise ValueError(f"cuda=True: the model is on {own}; move it first, or leave cuda out")
+    return None if cuda is False else own
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"{name}={count!r}: must be a whole number of 1 or more")
+
+
+def _check_tolerance(tol: float) -> None:
+    if not 0 <= tol < math.inf:
+        raise ValueError(f"tol={tol!r}: must be a finite number of 0 or more")
+
+
 # --- command line ---------------------------------------------------------------------------------
-def spectrum_stem(content: dict[str, Any], path: Path) -> str:
-    """``<name>_<optimizer>`` with what differs from the task's defaults, for the files' names."""
-    args = content["train_args"]
-    usual = args.get("defaults", {})
-    stem = f"{content['model']}_{args['optimizer']}"
-    if args["rho"] != usual.get("rho"):
-        stem += f"_rho{args['rho']}"
-    if args["seed"] != usual.get("seed"):
-        stem += f"_seed{args['seed']}"
-    if content["dataset"] != usual.get("dataset"):
-        stem += f"_{content['dataset']}"
-    if args.get("tag"):
-        stem += f"_{args['tag']}"
-    return stem + ("_last" if path.stem.endswith("_last") else "")
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
@@ -228,7 +187,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="replace a spectrum of another checkpoint or with other settings",
     )
     add_run_flags(parser, seed=0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.top_n > args.max_steps:
+        parser.error(f"--top_n {args.top_n}: needs as many --max_steps, not {args.max_steps}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -236,35 +198,38 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     restored = restore(args)
     stem = args.out_dir / "Eigenvalues" / spectrum_stem(restored.content, restored.path)
-    report = stem.with_name(f"{stem.name}.json")
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads")
     record: dict[str, Any] = {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip},
     }
-    if not args.overwrite:
-        _refuse_other(report, record)
-    dtype = getattr(torch, args.dtype)
-    batches = [
-        (x.to(dtype) if isinstance(x, Tensor) else x, y)
-        for x, y in restored.batches(args.split, args.samples, args.batch_size)
-    ]
-    operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
-    nodes, weights = _measure(operator, args, record)
-    record |= {"model_file": restored.path.name, "title": _title(restored)}
-    record |= {"parameters": operator.like.numel(), "samples": operator.samples}
-    paths = [stem.with_name(f"{stem.name}_{part}.npy") for part in ("eigen", "weight")]
-    for path, array in zip(paths, (nodes, weights), strict=True):
-        with atomic_write(path) as part:
-            np.save(part, array, allow_pickle=False)
-    with atomic_write(report) as part:  # last: with it the spectrum is complete
-        part.write_text(json.dumps(_without_nan(record), indent=1) + "\n", encoding="utf-8")
+    with locked(stem, "--out_dir puts this one elsewhere"):
+        if not args.overwrite:
+            refuse_other_spectrum(stem, record)
+        operator = _operator(restored, args)
+        nodes, weights = _measure(operator, args, record)
+        record |= {"model_file": restored.path.name}
+        record |= {"title": Run.from_checkpoint(restored.content).title}
+        record |= {"parameters": operator.like.numel(), "samples": operator.samples}
+        paths = write_spectrum(stem, Spectrum(nodes, weights, record))
     print(
         f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
         f"+- {record['trace_standard_error']:.2g} (standard error)"
     )
-    report_files([*paths, report])
-    return report
+    report_files(paths)
+    return paths[-1]
+
+
+def _operator(restored: Restored, args: argparse.Namespace) -> HessianOperator:
+    dtype = getattr(torch, args.dtype)
+    batches = [
+        (x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, y)
+        for x, y in restored.batches(args.split, args.samples, args.batch_size)
+    ]
+    operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
+    if args.top_n > operator.like.numel():
+        raise ValueError(f"--top_n {args.top_n}: the model has {operator.like.numel()} parameters")
+    return operator
 
 
 def _measure(
@@ -272,14 +237,24 @@ def _measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill ``record`` with eigenvalues and trace; return the density's nodes and weights."""
     generator = torch.Generator().manual_seed(args.seed)
-    like, tick = operator.like, _Progress()
-    start = linear.rademacher(like.numel(), like, generator)
-    pairs = linear.extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
-    nodes, weights = linear.quadrature(
-        operator, like, generator, args.probes, args.lanczos_steps, tick
-    )
-    samples = linear.hutchinson(operator, like, generator, args.trace_probes, args.tol, tick)
-    tick.close()
+    like = operator.like
+    start = stochastic.rademacher(like.numel(), like, generator)
+    with Progress("Hessian products") as progress:
+        tick = progress.update
+        pairs = extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
+        nodes, weights = stochastic.quadrature(
+            operator, like, generator, args.probes, args.lanczos_steps, tick
+        )
+        samples = stochastic.hutchinson(
+            operator,
+            like,
+            generator,
+            args.trace_probes,
+            args.tol,
+            tick,
+            pairs.basis,
+            pairs.basis_trace,
+        )
     record |= {
         "eigenvalues": pairs.values.tolist(),
         "residuals": pairs.residuals.tolist(),
@@ -287,60 +262,10 @@ def _measure(
         "lambda_max": max(float(pairs.values.max()), float(nodes.max())),
         "lambda_min": min(float(pairs.values.min()), float(nodes.min())),
         "trace": float(np.mean(samples)),
-        "trace_standard_error": linear.standard_error(samples),
+        "trace_standard_error": stochastic.standard_error(samples),
         "trace_samples": samples,
     }
     return nodes, weights
-
-
-class _Progress:
-    """Counts products: in place on a terminal, a line every ten seconds in a pipe."""
-
-    def __init__(self) -> None:
-        self.count, self.shown = 0, time.monotonic()
-
-    def __call__(self) -> None:
-        self.count += 1
-        terminal = sys.stdout.isatty()
-        if time.monotonic() - self.shown > (0.2 if terminal else 10):
-            self.shown = time.monotonic()
-            print(f"{self.count} Hessian products", end="\r" if terminal else "\n", flush=True)
-
-    def close(self) -> None:
-        print(f"{self.count} Hessian products")
-
-
-def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
-    """One probe has no standard error; JSON has null for that and no NaN."""
-    nan = [key for key, value in record.items() if isinstance(value, float) and value != value]
-    return {**record, **dict.fromkeys(nan)}
-
-
-def _title(restored: Restored) -> str:
-    args = restored.content["train_args"]
-    rho = f", rho {args['rho']}" if args["rho"] else ""
-    return f"{restored.content['model']} on {restored.content['dataset']}, {args['optimizer']}{rho}"
-
-
-def _refuse_other(report: Path, record: dict[str, Any]) -> None:
-    if not report.exists():
-        return
-    try:
-        old = json.loads(report.read_text(encoding="utf-8"))
-        different = [
-            f"--{key}"
-            for key in record["arguments"]
-            if old["arguments"].get(key) != record["arguments"][key]
-        ]
-        if old["checkpoint_sha256"] != record["checkpoint_sha256"]:
-            different.insert(0, "--model_file")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        different = ["an unreadable record"]
-    if different:
-        raise ValueError(
-            f"{report}: holds another spectrum (differs in {', '.join(different)}); "
-            "--overwrite replaces it, --out_dir puts this one elsewhere"
-        )
 
 
 if __name__ == "__main__":

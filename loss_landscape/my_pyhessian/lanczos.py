@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,267 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 Matvec = Callable[[Tensor], Tensor]
+Select = Callable[[np.ndarray, int], np.ndarray]  # values, count -> indices of the best, in order
 Tick = Callable[[], None]  # called after each product, for a progress display
+F = TypeVar("F", bound=Callable[..., Any])
+ROUNDING = 10  # times the type's epsilon: what is left of a vector by rounding alone
 
 
-def _no_tick() -> None:
-    pass
+def no_tick() -> None:
+    """Show nothing."""
 
 
+def without_autocast(function: F) -> F:
+    """Without the caller's autocast, which would multiply the basis in half precision."""
+    for device in ("cpu", "cuda"):
+        function = torch.autocast(device, enabled=False)(function)
+    return torch.inference_mode(False)(function)
+
+
+def largest_magnitude(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the ``count`` values of largest magnitude, largest first."""
+    return np.argsort(-np.abs(values), kind="stable")[:count]
+
+
+def both_ends(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the largest value, the lowest, the second largest, and so on."""
+    falling, rising = (np.argsort(v, kind="stable") for v in (-values, values))
+    order = np.stack([falling, rising], axis=1).ravel()
+    _, first = np.unique(order, return_index=True)  # an odd number meets in the middle
+    return order[np.sort(first)][:count]
+
+
+# --- Krylov space ---------------------------------------------------------------------------------
+class KrylovSpace:
+    """Orthonormal vectors V and T = V'AV, extended by one product at a time.
+
+    Each new vector is orthogonalised twice against all earlier ones, as matrix products: once is
+    not enough in floating point, twice is (Giraud et al. 2005). All coefficients enter T, so that
+    it stays V'AV after ``restart`` and ``begin_again`` too, where it is no longer tridiagonal.
+
+    Args:
+        matvec: product with a symmetric matrix.
+        start: (dim,), finite and not zero.
+        size: most vectors to hold.
+        tick: called after each product.
+
+    Attributes:
+        projected: T, (size, size) float64; its first ``n`` rows and columns are known.
+        n: vectors whose product is known.
+        beta: norm of what the last product has outside of the space; 0: the space is invariant.
+
+    Raises:
+        ValueError: no vector to hold, or no start.
+    """
+
+    def __init__(self, matvec: Matvec, start: Tensor, size: int, tick: Tick = no_tick) -> None:
+        size, norm = min(size, start.numel()), float(start.norm())
+        if size < 1 or not 0 < norm < math.inf:
+            raise ValueError(
+                f"Lanczos needs 1 step or more ({size}) and a finite start other than 0"
+            )
+        self.matvec, self.size, self.tick = matvec, size, tick
+        self.vectors = start.new_empty(size + 1, start.numel())
+        self.vectors[0] = start / norm
+        self.projected = np.zeros((size, size))
+        self.n, self.beta, self.scale = 0, norm, 0.0
+        # Of what earlier searches left outside: norm times coordinates, a row a search.
+        self.outside = np.zeros((0, 0))
+
+    @property
+    def basis(self) -> Tensor:
+        """V', (n, dim)."""
+        return self.vectors[: self.n]
+
+    @property
+    def is_whole(self) -> bool:
+        return self.n == self.vectors.shape[1]
+
+    def extend(self) -> None:
+        """Multiply the newest vector and make the next one of what is new in the product.
+
+        Raises:
+            ValueError: the product is NaN or infinite.
+        """
+        w = self.matvec(self.vectors[self.n])
+        self.tick()
+        self.n += 1
+        self.outside = np.pad(self.outside, ((0, 0), (0, 1)))
+        w, coefficients = self._orthogonalised(w)
+        if not np.isfinite(coefficients).all():
+            raise ValueError("the Hessian's product is not finite; the loss or its weights are NaN")
+        self.projected[: self.n, self.n - 1] = self.projected[self.n - 1, : self.n] = coefficients
+        self.beta = float(w.norm(dtype=torch.float64))
+        self.scale = max(self.scale, abs(coefficients[-1]), self.beta)
+        if self.beta <= ROUNDING * torch.finfo(w.dtype).eps * self.scale:
+            self.beta = 0.0
+        else:
+            self.vectors[self.n] = self._unit(w)
+
+    def _unit(self, w: Tensor) -> Tensor:
+        """``w`` as a vector of the basis; of one that is all but within it, rounding is left."""
+        w, _ = self._orthogonalised(w / w.norm())
+        return w / w.norm()
+
+    def _orthogonalised(self, w: Tensor) -> tuple[Tensor, np.ndarray]:
+        total = np.zeros(self.n)
+        for _ in range(2):
+            coefficients = self.basis @ w
+            w = w - self.basis.T @ coefficients
+            total += coefficients.double().cpu().numpy()
+        return w, total
+
+    def restart(self, vectors: np.ndarray, values: np.ndarray) -> None:
+        """Keep Ritz vectors, the columns of (n, kept), and the direction to go on in.
+
+        The search goes on from what it has found (thick restart, Wu & Simon 2000).
+        """
+        kept = len(values)
+        self.vectors[:kept] = _combined(vectors, self.basis)
+        self.vectors[kept] = self.vectors[self.n]
+        self.outside = self.outside @ vectors
+        self.projected[:] = 0
+        self.projected[:kept, :kept] = np.diag(values)
+        self.n = kept
+
+    def begin_again(
+        self, vectors: np.ndarray, values: np.ndarray, generator: torch.Generator
+    ) -> None:
+        """Keep Ritz vectors, the columns of (n, kept), and go on from a random direction."""
+        left = self.beta * vectors[-1:]
+        self.restart(vectors, values)
+        self.outside = np.concatenate([self.outside, left])
+        v = torch.randn(self.vectors.shape[1], generator=generator, dtype=torch.float64)
+        v, _ = self._orthogonalised((v / v.norm()).to(self.vectors))
+        self.vectors[self.n], self.beta = self._unit(v), 0.0
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Eigenvalues of T, rising, its vectors in columns, and bounds of their residuals in A."""
+        values, vectors = np.linalg.eigh(self.projected[: self.n, : self.n])
+        outside = np.abs(self.outside @ vectors).sum(axis=0)
+        return values, vectors, np.abs(self.beta * vectors[-1]) + outside
+
+
+def _combined(coordinates: np.ndarray, basis: Tensor) -> Tensor:
+    """Combinations of the rows of ``basis`` by the columns of (n, count): (count, dim)."""
+    rows = torch.as_tensor(coordinates.T.copy(), dtype=basis.dtype, device=basis.device)
+    return rows @ basis
+
+
+# --- eigenvalues ----------------------------------------------------------------------------------
+@dataclass
+class Eigenpairs:
+    """Approximate eigenvalues (count,), vectors (count, dim) and bounds of the residuals |Av - av|.
+
+    Attributes:
+        products: how many were made.
+        basis: (n, dim), orthonormal rows; the space in which the pairs were found.
+        basis_trace: trace of the matrix within it.
+    """
+
+    values: np.ndarray
+    vectors: Tensor
+    residuals: np.ndarray
+    converged: bool
+    products: int
+    basis: Tensor
+    basis_trace: float
+
+
+@without_autocast
+def extreme_eigenvalues(
+    matvec: Matvec,
+    start: Tensor,
+    count: int,
+    max_products: int = 200,
+    tol: float = 1e-3,
+    tick: Tick = no_tick,
+    select: Select = largest_magnitude,
+    copies: bool = True,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The ``count`` eigenvalues that ``select`` prefers, by Lanczos with thick restarts.
+
+    It stops when each residual is at most ``tol`` times the largest magnitude. Of an eigenvalue
+    that is repeated, Lanczos from one vector finds one copy; with ``copies`` a second search, from
+    a random vector orthogonal to what was found, goes on until its best values, with their
+    residuals, are none that would be preferred.
+
+    Args:
+        matvec: product with a symmetric matrix.
+        start: (dim,), finite and not zero.
+        count: how many, at most ``dim`` and ``max_products``.
+        max_products: where to stop, converged or not; a warning says so.
+        tol: see above.
+        tick: called after each product.
+        select: which ones; see ``largest_magnitude`` and ``both_ends``.
+        copies: look for copies of repeated eigenvalues.
+        seed: of the vectors that later searches begin with.
+
+    Raises:
+        ValueError: a product is NaN or infinite, or ``count`` is out of its range.
+    """
+    if not 1 <= count <= min(start.numel(), max_products):
+        raise ValueError(
+            f"{count} eigenvalues of a matrix of size {start.numel()} in {max_products} products"
+        )
+    space = KrylovSpace(matvec, start, min(max(3 * count + 20, 40), max_products), tick)
+    generator = torch.Generator().manual_seed(seed)
+    known: np.ndarray | None = None  # when the present search began; None in the first one
+    for products in range(1, max_products + 1):
+        space.extend()
+        values, vectors, residuals = space.ritz()
+        best = select(values, count)
+        bound = tol * max(float(np.abs(values).max()), 1e-30)
+        found = len(best) == count and bool((residuals[best] <= bound).all())
+        again = space.beta == 0
+        if found and copies and not space.is_whole:
+            nothing_left = known is not None and _nothing_left(
+                values, residuals, best, bound, select
+            )
+            unchanged = nothing_left and np.abs(values[best] - known).max() <= 2 * bound
+            again |= known is None or nothing_left
+            found = bool(unchanged)
+        if found or space.is_whole or products == max_products:
+            break
+        if again:
+            space.begin_again(vectors[:, best], values[best], generator)
+            known = values[best] if len(best) == count else None
+        elif space.n == space.size:
+            kept = select(values, (count + space.size) // 2)
+            space.restart(vectors[:, kept], values[kept])
+    if not found:
+        warnings.warn(
+            f"eigenvalues not converged after {products} Lanczos steps: largest residual "
+            f"{residuals[best].max():.3g}; raise --max_steps or --tol",
+            stacklevel=2,
+        )
+    best_vectors = _combined(vectors[:, best], space.basis)
+    trace = float(np.trace(space.projected[: space.n, : space.n]))
+    return Eigenpairs(
+        values[best], best_vectors, residuals[best], found, products, space.basis, trace
+    )
+
+
+def _nothing_left(
+    values: np.ndarray, residuals: np.ndarray, best: np.ndarray, bound: float, select: Select
+) -> bool:
+    """Whether the best of the other Ritz values are known well enough to be none of the best."""
+    others = np.setdiff1d(np.arange(len(values)), best)
+    if not len(others):
+        return False
+    candidates = others[select(values[others], min(2, len(best)))]
+    for value, residual in zip(values[candidates], residuals[candidates], strict=True):
+        if residual > max(0.1 * abs(value), bound):
+            return False
+        margin = max(residual - 2 * bound, 0)
+        for end in (value - margin, value + margin):
+            if len(best) in select(np.append(values[best], end), len(best)):
+                return False
+    return True
+
+
+# --- without restarts -----------------------------------------------------------------------------
 @dataclass
 class Tridiagonal:
     """T of A Q = Q T + beta q e', the matrix that ``n`` Lanczos steps leave.
@@ -44,163 +299,23 @@ class Tridiagonal:
         return eigh_tridiagonal(self.diagonal, self.off_diagonal)
 
 
-def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = _no_tick) -> Tridiagonal:
+@without_autocast
+def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = no_tick) -> Tridiagonal:
     """Lanczos' algorithm with full reorthogonalisation (Golub & Van Loan 2013, section 10.3).
 
-    Each new vector is orthogonalised twice against all earlier ones: once is not enough in
-    floating point, twice is (Giraud et al. 2005). It stops early when the subspace is invariant,
-    at the latest after ``dim`` steps.
+    It stops early when the subspace is invariant, at the latest after ``dim`` steps.
 
     Args:
         matvec: product with a symmetric matrix.
-        start: (dim,), not zero.
+        start: (dim,), finite and not zero.
         steps: most products to make.
         tick: called after each product.
 
-    Returns:
-        T and the basis; T's entries are computed in float64.
-
     Raises:
-        ValueError: a product is NaN or infinite.
+        ValueError: a product is NaN or infinite, or there is no step or no start.
     """
-    steps = min(steps, start.numel())
-    basis = start.new_empty(steps, start.numel())
-    basis[0] = start / start.norm()
-    diagonal: list[float] = []
-    betas: list[float] = []
-    scale = 0.0
-    for n in range(steps):
-        w = matvec(basis[n])
-        tick()
-        diagonal.append(float(torch.dot(w.double(), basis[n].double())))
-        if not math.isfinite(diagonal[-1]):
-            raise ValueError("the Hessian's product is not finite; the loss or its weights are NaN")
-        known = basis[: n + 1]
-        for _ in range(2):
-            w = w - known.T @ (known @ w)
-        beta = float(w.norm(dtype=torch.float64))
-        betas.append(beta)
-        scale = max(scale, abs(diagonal[-1]), beta)
-        if beta <= scale * math.sqrt(start.numel()) * torch.finfo(start.dtype).eps:
-            betas[-1] = 0.0
-            break
-        if n + 1 < steps:
-            basis[n + 1] = w / beta
-    n = len(diagonal)
-    return Tridiagonal(np.array(diagonal), np.array(betas[:-1]), betas[-1], basis[:n])
-
-
-@dataclass
-class Eigenpairs:
-    """Approximate eigenvalues (count,), vectors (count, dim) and residual norms |Av - av|."""
-
-    values: np.ndarray
-    vectors: Tensor
-    residuals: np.ndarray
-    converged: bool
-
-
-def extreme_eigenvalues(
-    matvec: Matvec,
-    start: Tensor,
-    count: int,
-    max_steps: int = 200,
-    tol: float = 1e-3,
-    tick: Tick = _no_tick,
-) -> Eigenpairs:
-    """The ``count`` eigenvalues of largest magnitude, largest first, by restarted Lanczos.
-
-    Steps double until each residual is at most ``tol`` times the largest magnitude. Of an
-    eigenvalue that is repeated exactly, Lanczos from one vector finds one copy.
-
-    Raises:
-        ValueError: a product is NaN or infinite.
-    """
-    steps = min(max(2 * count + 10, 20), max_steps)
-    while True:
-        pairs = _ritz_pairs(lanczos(matvec, start, steps, tick), count, tol)
-        if pairs.converged or steps >= min(max_steps, start.numel()):
-            break
-        steps = min(2 * steps, max_steps)
-    if not pairs.converged:
-        warnings.warn(
-            f"eigenvalues not converged after {steps} Lanczos steps: largest residual "
-            f"{pairs.residuals.max():.3g}; raise --max_steps or --tol",
-            stacklevel=2,
-        )
-    return pairs
-
-
-def _ritz_pairs(tridiagonal: Tridiagonal, count: int, tol: float) -> Eigenpairs:
-    values, vectors = tridiagonal.ritz()
-    order = np.argsort(-np.abs(values), kind="stable")[:count]
-    residuals = np.abs(tridiagonal.beta * vectors[-1, order])
-    basis = tridiagonal.basis
-    rows = torch.as_tensor(vectors[:, order].T.copy(), dtype=basis.dtype, device=basis.device)
-    # An invariant subspace smaller than asked for is all that this start can reach.
-    complete = len(order) == count or tridiagonal.beta == 0
-    converged = complete and bool((residuals <= tol * max(np.abs(values).max(), 1e-30)).all())
-    return Eigenpairs(values[order], rows @ basis, residuals, converged)
-
-
-def rademacher(dim: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random signs, (dim,), drawn on the CPU so that every device sees the same ones."""
-    signs = torch.randint(0, 2, (dim,), generator=generator) * 2 - 1
-    return signs.to(like.device, like.dtype)
-
-
-def hutchinson(
-    matvec: Matvec,
-    like: Tensor,
-    generator: torch.Generator,
-    max_probes: int = 100,
-    tol: float = 1e-3,
-    tick: Tick = _no_tick,
-) -> list[float]:
-    """Samples v'Av, whose mean estimates the trace (Hutchinson 1990), with random signs v.
-
-    Stops when the standard error falls to ``tol`` times the mean, after 10 probes at the
-    earliest; not when the running mean stands still, which chance does early.
-    """
-    samples: list[float] = []
-    for _ in range(max_probes):
-        v = rademacher(like.numel(), like, generator)
-        samples.append(float(torch.dot(matvec(v).double(), v.double())))
-        tick()
-        if len(samples) >= 10 and standard_error(samples) <= tol * abs(np.mean(samples)):
-            break
-    return samples
-
-
-def standard_error(samples: list[float] | np.ndarray) -> float:
-    """Standard error of the mean; NaN for fewer than two samples."""
-    return (
-        float(np.std(samples, ddof=1) / math.sqrt(len(samples))) if len(samples) > 1 else math.nan
-    )
-
-
-def quadrature(
-    matvec: Matvec,
-    like: Tensor,
-    generator: torch.Generator,
-    probes: int,
-    steps: int,
-    tick: Tick = _no_tick,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stochastic Lanczos quadrature of the spectral density (Ghorbani et al. 2019, section 2).
-
-    Returns:
-        Nodes (Ritz values) and weights, each (probes, steps) float64; a probe's weights sum to 1.
-        Where Lanczos ends early or ``dim`` is smaller, the rest is padded with the last node and
-        weight 0.
-
-    Raises:
-        ValueError: a product is NaN or infinite.
-    """
-    nodes, weights = np.zeros((2, probes, steps))
-    for probe in range(probes):
-        start = rademacher(like.numel(), like, generator)
-        values, vectors = lanczos(matvec, start, steps, tick).ritz()
-        nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
-        weights[probe, : len(values)] = vectors[0] ** 2
-    return nodes, weights
+    space = KrylovSpace(matvec, start, steps, tick)
+    while space.n < space.size and space.beta:
+        space.extend()
+    t = space.projected[: space.n, : space.n]
+    return Tridiagonal(t.diagonal().copy(), t.diagonal(1).copy(), space.beta, space.basis)

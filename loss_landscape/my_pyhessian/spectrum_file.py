@@ -1,0 +1,160 @@
+"""The files of a spectrum: ``<stem>_eigen.npy``, ``<stem>_weight.npy`` and ``<stem>.json``.
+
+The arrays, both (probes, Lanczos steps) float64, are nodes and weights of the spectral density; the
+record holds eigenvalues, residuals, trace and standard errors, and what they were computed from.
+All three are written and read here alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utilities.files import atomic_write
+from utilities.runs import Run, refuse_other
+
+PARTS = ("eigen", "weight")
+REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
+NUMBERS = ("lambda_max", "lambda_min", "trace")
+
+
+@dataclass
+class Spectrum:
+    """A spectrum: nodes and weights (probes, steps) float64, and its record."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    record: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        return str(self.record.get("title", ""))
+
+
+def spectrum_stem(content: dict[str, Any], path: Path) -> str:
+    """The name of a checkpoint's spectrum, without a folder; ``path`` is the checkpoint's.
+
+    Raises:
+        ValueError: the checkpoint at ``path`` names no run.
+    """
+    try:
+        return Run.from_checkpoint(content).spectrum.name
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def stem_of(path: Path) -> Path:
+    """The name that a spectrum's three files share, from it or from the path of any of them."""
+    for ending in (".json", *(f"_{part}.npy" for part in PARTS)):
+        if path.name.endswith(ending) and path.name != ending:
+            return path.with_name(path.name.removesuffix(ending))
+    return path
+
+
+def write_spectrum(stem: Path, spectrum: Spectrum) -> list[Path]:
+    """Write the three files, the record last: with it the spectrum is complete.
+
+    Raises:
+        OSError: a file can't be written.
+    """
+    record = {**spectrum.record, "arrays_sha256": _digest(spectrum.nodes, spectrum.weights)}
+    # One probe has no standard error; JSON has null for that and no NaN.
+    nan = [key for key, value in record.items() if isinstance(value, float) and math.isnan(value)]
+    record |= dict.fromkeys(nan)
+    paths = [_path(stem, f"_{part}.npy") for part in PARTS] + [_path(stem, ".json")]
+    for path, array in zip(paths, (spectrum.nodes, spectrum.weights), strict=False):
+        with atomic_write(path) as part:
+            np.save(part, array, allow_pickle=False)
+    with atomic_write(paths[-1]) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return paths
+
+
+def read_spectrum(stem: Path) -> Spectrum:
+    """Read the three files that ``stem``, or one of them, names.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        ValueError: one is damaged, or they don't belong together.
+    """
+    stem = stem_of(stem)
+    nodes, weights = (_read_npy(_path(stem, f"_{part}.npy")) for part in PARTS)
+    if nodes.shape != weights.shape:
+        raise ValueError(f"{stem}: {nodes.shape} nodes but {weights.shape} weights; compute again")
+    if weights.min() < 0 or not np.allclose(weights.sum(axis=1), 1, rtol=0, atol=1e-3):
+        raise ValueError(f"{stem}: its weights are no shares of 1; compute the spectrum again")
+    path = _path(stem, ".json")
+    record = _read_record(path)
+    if record.get("arrays_sha256", _digest(nodes, weights)) != _digest(nodes, weights):
+        raise ValueError(f"{path}: its arrays are another spectrum's; compute it again")
+    return Spectrum(nodes, weights, record)
+
+
+def refuse_other_spectrum(stem: Path, record: dict[str, Any]) -> None:
+    """Keep a spectrum of another checkpoint or with other settings from being replaced.
+
+    Raises:
+        ValueError: ``stem`` holds one, or a record that can't be read.
+    """
+    path = _path(stem, ".json")
+    if not path.exists():
+        return
+    try:
+        old, new = _settings(_read_record(path)), _settings(record)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds an unreadable record; {REMEDY}") from error
+    refuse_other(path, old, new, "spectrum", REMEDY)
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
+    flags = {f"--{name}": value for name, value in record["arguments"].items()}
+    return {"checkpoint": record["checkpoint_sha256"], **flags}
+
+
+def _path(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def _digest(nodes: np.ndarray, weights: np.ndarray) -> str:
+    return hashlib.sha256(nodes.tobytes() + weights.tobytes()).hexdigest()
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; hessian.py writes it")
+    try:
+        # Mapped: a header that asks for more than the file holds is refused, not allocated.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a .npy file of numbers, or a damaged one") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float64:
+        raise ValueError(f"{path}: not (probes, steps) of float64")
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{path}: empty, or has NaN or infinite values")
+    return np.array(array)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); compute the spectrum again") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: not a record of a spectrum")
+    numbers = {key: record.get(key) for key in NUMBERS}
+    numbers["trace_standard_error"] = record.get("trace_standard_error") or 0.0  # null: one probe
+    for key, number in numbers.items():
+        if not isinstance(number, float | int) or not abs(number) <= sys.float_info.max:
+            raise ValueError(f"{path}: {key} is {number!r}, no finite number; compute it again")
+    parameters = record.get("parameters", 1)
+    if not isinstance(parameters, int) or parameters < 1:
+        raise ValueError(f"{path}: {parameters!r} parameters; compute the spectrum again")
+    return record
