@@ -1,7 +1,12 @@
 # make demo, make test and make lint each make .venv first if it is missing or out of date.
-PYTHON ?= python3
 VENV := .venv
+ifeq ($(OS),Windows_NT)  # needs make, and the sh of Git for Windows in the path
+PYTHON ?= python
+BIN := $(VENV)/Scripts
+else
+PYTHON ?= python3
 BIN := $(VENV)/bin
+endif
 TYPED := sam.py models DatasetClass utilities trainings loss_landscape
 
 .PHONY: demo test lint clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,11 @@ from utilities.files import ROOT
 torch.set_num_threads(1)  # tests are small; threads cost more than they give
 
 Run = Callable[..., subprocess.CompletedProcess]
+
+if not hasattr(os, "fork"):  # Windows: without what forks, and what imports a benchmark that does
+    POSIX = re.compile(r"\b(fork|forks|fcntl|pty|resource|benchmarks)\b")
+    TESTS = Path(__file__).parent.rglob("test_*.py")
+    collect_ignore = [str(path) for path in TESTS if POSIX.search(path.read_text("utf-8"))]
 
 
 def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
