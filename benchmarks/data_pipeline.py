@@ -7,7 +7,7 @@ crop, horizontal flip, normalisation, cutout as davda54's SAM example draws it. 
 image by image in a DataLoader, without workers and with two that live on between epochs. Ours is
 tensor code on whole batches, once on all threads, once on one: beside other work, threads that
 wait for each other in each short operation are slower than one. On a GPU the DataLoader's batches
-are copied to it. What the augmentations are is tested in ``tests/test_augment.py``.
+are copied to it. What the augmentations are is tested in ``tests/DatasetClass/test_augment.py``.
 """
 
 from __future__ import annotations

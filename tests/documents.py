@@ -11,7 +11,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    ROOT / "benchmarks" / "README.md",
+    *(ROOT / f / "README.md" for f in ("benchmarks", "outputs", "to_plot", "Eigenvalues", "plots")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
