@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,9 +20,9 @@ torch.set_num_threads(1)  # tests are small; threads cost more than they give
 Run = Callable[..., subprocess.CompletedProcess]
 
 if not hasattr(os, "fork"):  # Windows: without what forks, and what imports a benchmark that does
-    POSIX = re.compile(r"\b(fork|forks|fcntl|pty|resource|benchmarks)\b")
-    TESTS = Path(__file__).parent.rglob("test_*.py")
-    collect_ignore = [str(path) for path in TESTS if POSIX.search(path.read_text("utf-8"))]
+    POSIX = ("fork", "import fcntl", "import pty", "import resource", "getrusage", "benchmarks")
+    TESTS = {path: path.read_text("utf-8") for path in Path(__file__).parent.rglob("test_*.py")}
+    collect_ignore = [str(p) for p, text in TESTS.items() if any(word in text for word in POSIX)]
 
 
 def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
