@@ -1,10 +1,14 @@
 # make demo, make test and make lint each make .venv first if it is missing or out of date.
-PYTHON ?= python3
+PYTHON ?= $(if $(filter Windows_NT,$(OS)),python,python3)
 VENV := .venv
 BIN := $(VENV)/bin
 TYPED := sam.py models DatasetClass utilities trainings loss_landscape studies
 
 .PHONY: demo test lint clean
+
+ifeq ($(OS),Windows_NT)  # where make runs the lines below with the sh of Git for Windows
+BIN := $(VENV)/Scripts
+endif
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.12')"

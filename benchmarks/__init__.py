@@ -1,1 +1,1 @@
-"""One script for each claim in the README; each prints the table that is quoted there."""
+"""One script for each claim on speed or safety; each prints the table that a document quotes."""

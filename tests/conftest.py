@@ -21,6 +21,11 @@ torch.set_num_threads(1)  # tests are small; threads cost more than they give
 
 Run = Callable[..., subprocess.CompletedProcess]
 
+if not hasattr(os, "fork"):  # Windows: without what forks, and what imports a benchmark that does
+    POSIX = ("fork", "import fcntl", "import pty", "import resource", "getrusage", "benchmarks")
+    TESTS = {path: path.read_text("utf-8") for path in Path(__file__).parent.rglob("test_*.py")}
+    collect_ignore = [str(p) for p, text in TESTS.items() if any(word in text for word in POSIX)]
+
 
 def run_script(script: str, *flags: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script of the project as a user does."""

@@ -1,24 +1,26 @@
-"""README's snippets run as they are printed."""
+"""The documents' Python snippets run as they are printed."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from documents import DOCUMENTS, name, snippets
 from torch import distributed, nn
 
 from sam import SAM, frozen_batch_norm, normalisation_only
-from utilities.files import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
-SECTION = TEXT[TEXT.index("## Copy this file") : TEXT.index("## First runs")]
-SNIPPETS = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+SNIPPETS = [
+    pytest.param(document, index, id=f"{name(document)}-{index}")
+    for document in DOCUMENTS
+    for index in range(len(snippets(document)))
+]
 
 
-@pytest.mark.parametrize("index", range(len(SNIPPETS)))
-def test_snippet_makes_one_finite_step(index: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("document", "index"), SNIPPETS)
+def test_snippet_makes_one_finite_step(document: Path, index: int, tmp_path: Path) -> None:
+    first, snippet = snippets(document)[0], snippets(document)[index]
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     names = {
@@ -33,14 +35,14 @@ def test_snippet_makes_one_finite_step(index: int, tmp_path: Path) -> None:
         "loss_function": nn.functional.cross_entropy,
         "scaler": torch.amp.GradScaler("cpu", init_scale=8.0),
     }
-    exec(SNIPPETS[0], names)  # the others use its optimizer and closure
+    exec(first, names)  # the others use its optimizer and closure
     before = [p.detach().clone() for p in model.parameters()]
-    parallel = "DistributedDataParallel" in SNIPPETS[index]
+    parallel = "DistributedDataParallel" in snippet
     if parallel:
         store = distributed.FileStore(str(tmp_path / "store"), 1)
         distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        exec(SNIPPETS[index], names)
+        exec(snippet, names)
     finally:
         if parallel:
             distributed.destroy_process_group()
@@ -51,4 +53,5 @@ def test_snippet_makes_one_finite_step(index: int, tmp_path: Path) -> None:
 
 
 def test_every_pattern_is_shown() -> None:
-    assert len(SNIPPETS) == 7
+    counts = {name(document): len(snippets(document)) for document in DOCUMENTS}
+    assert {k: v for k, v in counts.items() if v} == {"README.md": 2, "docs/sam.md": 7}
