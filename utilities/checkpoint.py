@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; train one first (README, Train)")
+        raise FileNotFoundError(f"{path}: no such checkpoint; train one first (docs/training.md)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -68,7 +68,7 @@ def read_history(path: str | os.PathLike[str]) -> tuple[Settings, Columns]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such history; train first (README, Train)")
+        raise FileNotFoundError(f"{path}: no such history; train first (docs/training.md)")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: over {MAX_BYTES >> 20} MB, so no history of a run")
     lines = _lines(path)
