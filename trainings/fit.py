@@ -75,8 +75,8 @@ def fit(
             while state.epoch < args.epochs:
                 run_epoch(state, loss, files, log, interruption)
         best = files.finish(model, lambda model: measure(state, model, dataset.test, loss))
-    names = getattr(dataset, "class_names", ())
-    log.report(best, names, state.optimizer.skipped, [args.run.best, args.run.last])
+    written = [args.run.best, args.run.last]
+    log.report(best, dataset.class_names, state.optimizer.skipped, written)
     ranks.close()
     return best["metrics"]
 

@@ -12,7 +12,7 @@ from conftest import SMALL, run_script
 
 import DatasetClass
 import models
-from trainings import optimizers
+from trainings import my_train_cifar, optimizers
 from trainings.my_train_cifar import DEFAULTS as CIFAR
 from trainings.my_train_GCN import DEFAULTS as GCN
 from trainings.my_train_GCN import main as train_gcn
@@ -57,6 +57,17 @@ def test_the_checkpoint_alone_rebuilds_its_metrics(name: str, trained, data_dir:
         assert metrics[f"{split}_loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
         assert metrics[f"{split}_acc"] == pytest.approx(100 * float(right.float().mean()))
     assert sum(map(sum, content["test_confusion"])) == dataset.test.samples
+
+
+def test_cifars_classes_are_reported_by_their_names(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--depth=10", "--width_factor=1", "--epochs=1", "--threads=1", "--train_samples=40"]
+    my_train_cifar.main([*flags, f"--data_dir={data_dir}", f"--out_dir={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("class  "))
+    names = [line.split()[0] for line in lines[at + 1 : at + 11]]
+    assert names[0] == "airplane" and names[3] == "cat" and names[9] == "truck"
 
 
 def test_sam_on_zero_rho_is_its_base_and_learning_happens(tmp_path: Path) -> None:
