@@ -20,8 +20,8 @@ from DatasetClass.describe.command import describe
 from DatasetClass.patients import random_split
 from DatasetClass.raw.kaggle import kaggle_files, refuse_existing, write_kaggle
 from DatasetClass.raw.physionet import read_physionet
-from utilities.cli import Parser, non_negative_int, report_files, run
-from utilities.files import ROOT
+from utilities.cli import Parser, report_files, run, seed_number
+from utilities.files import ROOT, locked
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +46,7 @@ def export(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="where mitbih_train.csv and mitbih_test.csv go, 310 MB; never over files there",
     )
-    parser.add_argument("--seed", type=non_negative_int, default=42, help="of the split")
+    parser.add_argument("--seed", type=seed_number, default=42, help="of the split")
     args = parser.parse_args(argv)
     report_files(export_kaggle(args.data_dir, args.folder, args.seed))
 
@@ -68,15 +68,17 @@ def export_kaggle(data_dir: Path, folder: Path, seed: int = 42) -> list[Path]:
     Raises:
         FileExistsError: a file is there already.
         FileNotFoundError, ValueError: the records can't be had or are damaged.
+        ValueError: another process is exporting into ``folder``.
     """
     files = kaggle_files(folder)
     for path in files:
         refuse_existing(path)
-    arrays = read_physionet(data_dir)
-    splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
-    training = torch.cat([splits["train"], splits["val"]]).sort().values
-    for path, part in zip(files, (training, splits["test"]), strict=True):
-        write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
+    with locked(files[0], "name another --folder"):  # both files are of one split
+        arrays = read_physionet(data_dir)
+        splits = random_split(torch.from_numpy(np.array(arrays["labels"])), seed)
+        training = torch.cat([splits["train"], splits["val"]]).sort().values
+        for path, part in zip(files, (training, splits["test"]), strict=True):
+            write_kaggle(path, arrays["beats"][part.numpy()], arrays["labels"][part.numpy()])
     return files
 
 

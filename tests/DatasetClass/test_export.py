@@ -9,6 +9,7 @@ import torch
 
 import DatasetClass
 from DatasetClass.__main__ import export
+from utilities.files import locked
 
 
 def test_an_export_over_one_file_writes_none(record: Path, tmp_path: Path) -> None:
@@ -17,6 +18,16 @@ def test_an_export_over_one_file_writes_none(record: Path, tmp_path: Path) -> No
     with pytest.raises(FileExistsError, match=r"mitbih_test\.csv: is there already"):
         export(["--data_dir", str(record.parents[1]), "--folder", str(tmp_path / "csv")])
     assert [path.name for path in (tmp_path / "csv").iterdir()] == ["mitbih_test.csv"]
+
+
+def test_a_second_export_into_one_folder_stops_at_once(tmp_path: Path) -> None:
+    """The training beats of one seed stood beside the test beats of another."""
+    with (
+        locked(tmp_path / "mitbih_train.csv", "wait"),
+        pytest.raises(ValueError, match=r"mitbih_train\.csv: another process .* another --folder"),
+    ):
+        export(["--data_dir", str(tmp_path), "--folder", str(tmp_path), "--seed", "7"])
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_exported_files_serve_like_the_records(record: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from utilities.files import ROOT
 from utilities.pictures import COLOURS, STYLES, SUFFIXES, line_style, picture_path, save_picture
 
 
@@ -42,6 +43,14 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch) ->
     with pytest.raises(ZeroDivisionError):
         save_picture(Figure(), path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_no_picture_is_saved_in_another_way() -> None:
+    """Each of the seven scripts that draw had its own, and two checked the name."""
+    rooms = (path.parent for path in ROOT.glob("*/__init__.py"))
+    files = [path for room in rooms for path in room.rglob("*.py")] + [ROOT / "demo.py"]
+    found = [path.relative_to(ROOT) for path in files if "savefig(" in path.read_text("utf-8")]
+    assert found == [Path("utilities/pictures.py")]
 
 
 def test_neighbouring_curves_differ_in_colour_and_style() -> None:
