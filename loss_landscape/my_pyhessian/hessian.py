@@ -84,7 +84,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         loader = [data] if dataloader is None else dataloader
         batches = moved(loader, _device(model, cuda))
         self.operator = HessianOperator(model, criterion, batches, forward, denominator)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
 
     def eigenvalues(
         self,
@@ -109,7 +109,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
         start = stochastic.rademacher(size, self.operator.like, self.generator)
-        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
+        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol, seed=self.seed)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:  # noqa: N803
@@ -241,19 +241,15 @@ def _measure(
     start = stochastic.rademacher(like.numel(), like, generator)
     with Progress("Hessian products") as progress:
         tick = progress.update
-        pairs = extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
+        pairs = extreme_eigenvalues(
+            operator, start, args.top_n, args.max_steps, args.tol, tick, seed=args.seed
+        )
         nodes, weights = stochastic.quadrature(
             operator, like, generator, args.probes, args.lanczos_steps, tick
         )
+        known = (pairs.basis, pairs.basis_trace)
         samples = stochastic.hutchinson(
-            operator,
-            like,
-            generator,
-            args.trace_probes,
-            args.tol,
-            tick,
-            pairs.basis,
-            pairs.basis_trace,
+            operator, like, generator, args.trace_probes, args.tol, tick, *known
         )
     record |= {
         "eigenvalues": pairs.values.tolist(),

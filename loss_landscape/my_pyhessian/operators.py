@@ -190,7 +190,12 @@ class CurvatureOperator:
         losses: list[Tensor] = []
         for watch in (_HalfPrecision(), _HalfPrecision()):
             with torch.enable_grad(), watch:
-                losses.append(self.loss(*self.forward(self.model, self.batches[0])).detach())
+                losses.append(self.loss(*self.forward(self.model, self.batches[0])))
+            if not losses[0].requires_grad:
+                raise ValueError(
+                    "the loss depends on no parameter that requires a gradient (torch.no_grad or "
+                    ".detach() within the model or the criterion?)"
+                )
             if watch.seen:
                 raise ValueError(
                     f"the model or the criterion computes in {watch.seen}, in which curvature is "

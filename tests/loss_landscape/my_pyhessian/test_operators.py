@@ -109,6 +109,8 @@ def test_models_without_parameters_are_refused() -> None:
     for model in (nn.Identity(), nn.Sequential(), frozen):
         with pytest.raises(ValueError, match="no parameter"):
             hessian(model, F.cross_entropy, data=points())
+    with pytest.raises(ValueError, match="the loss depends on no parameter"):
+        hessian(perceptron(), lambda z, y: F.cross_entropy(z.detach(), y), data=points())
     with pytest.raises(ValueError, match="weight: has no shape yet"):
         hessian(nn.LazyLinear(3), F.cross_entropy, data=points())
 
