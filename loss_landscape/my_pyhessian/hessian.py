@@ -77,7 +77,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
     ) -> None:
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
-        if isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data):
+        nested = isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data)
+        if nested and forward is None:
             raise ValueError("data takes one batch (inputs, targets); dataloader takes several")
         if isinstance(dataloader, Tensor | dict):
             raise ValueError("dataloader takes an iterable of batches; data takes a single one")
