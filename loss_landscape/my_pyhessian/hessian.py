@@ -35,7 +35,6 @@ from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forwar
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
-    spectrum_stem,
     write_spectrum,
 )
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -198,21 +197,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a spectrum as the command line says; return the path of its .json."""
     args = parse_args(argv)
     restored = restore(args)
-    stem = args.out_dir / "Eigenvalues" / spectrum_stem(restored.content, restored.path)
+    run = Run.from_checkpoint(restored.content, args.out_dir)
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads")
     record: dict[str, Any] = {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip},
     }
-    with locked(stem, "--out_dir puts this one elsewhere"):
+    with locked(run.spectrum, "--out_dir puts this one elsewhere"):
         if not args.overwrite:
-            refuse_other_spectrum(stem, record)
+            refuse_other_spectrum(run.spectrum, record)
         operator = _operator(restored, args)
         nodes, weights = _measure(operator, args, record)
-        record |= {"model_file": restored.path.name}
-        record |= {"title": Run.from_checkpoint(restored.content).title}
+        record |= {"model_file": restored.path.name, "title": run.title}
         record |= {"parameters": operator.like.numel(), "samples": operator.samples}
-        paths = write_spectrum(stem, Spectrum(nodes, weights, record))
+        paths = write_spectrum(run.spectrum, Spectrum(nodes, weights, record))
     print(
         f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
         f"+- {record['trace_standard_error']:.2g} (standard error)"
