@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from loss_landscape.my_pyhessian.density_plot import Spectrum, draw_density, read_spectrum
-from loss_landscape.my_pyhessian.hessian import spectrum_stem
 from loss_landscape.plot_2D import NAMES, add_colour_bar, colour_scale, draw_surface, grid, title
 from loss_landscape.surface_file import Surface, read_surface
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT
 from utilities.pictures import picture_path, save_picture
+from utilities.runs import Run
 
 METRICS = ("test_acc", "test_loss", "train_loss")
 CURVATURE = ("lambda_max", "trace", "trace_standard_error")
@@ -61,7 +61,7 @@ def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
     """
     content = checkpoint.load(model_file)
     surface = read_surface(surf_file)
-    stem = out_dir / "Eigenvalues" / spectrum_stem(content, model_file)
+    stem = Run.from_checkpoint(content, out_dir).spectrum
     spectrum = read_spectrum(stem)
     identity = hashlib.sha256(model_file.read_bytes()).hexdigest()
     for path, settings in ((surf_file, surface.attributes), (stem, spectrum.record)):

@@ -35,7 +35,6 @@ from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forwar
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
-    spectrum_stem,
     write_spectrum,
 )
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -77,14 +76,15 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
     ) -> None:
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
-        if isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data):
+        nested = isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data)
+        if nested and forward is None:
             raise ValueError("data takes one batch (inputs, targets); dataloader takes several")
         if isinstance(dataloader, Tensor | dict):
             raise ValueError("dataloader takes an iterable of batches; data takes a single one")
         loader = [data] if dataloader is None else dataloader
         batches = moved(loader, _device(model, cuda))
         self.operator = HessianOperator(model, criterion, batches, forward, denominator)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
 
     def eigenvalues(
         self,
@@ -109,7 +109,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
         start = stochastic.rademacher(size, self.operator.like, self.generator)
-        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol)
+        pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol, seed=self.seed)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:  # noqa: N803
@@ -197,21 +197,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a spectrum as the command line says; return the path of its .json."""
     args = parse_args(argv)
     restored = restore(args)
-    stem = args.out_dir / "Eigenvalues" / spectrum_stem(restored.content, restored.path)
+    run = Run.from_checkpoint(restored.content, args.out_dir)
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads")
     record: dict[str, Any] = {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip},
     }
-    with locked(stem, "--out_dir puts this one elsewhere"):
+    with locked(run.spectrum, "--out_dir puts this one elsewhere"):
         if not args.overwrite:
-            refuse_other_spectrum(stem, record)
+            refuse_other_spectrum(run.spectrum, record)
         operator = _operator(restored, args)
         nodes, weights = _measure(operator, args, record)
-        record |= {"model_file": restored.path.name}
-        record |= {"title": Run.from_checkpoint(restored.content).title}
+        record |= {"model_file": restored.path.name, "title": run.title}
         record |= {"parameters": operator.like.numel(), "samples": operator.samples}
-        paths = write_spectrum(stem, Spectrum(nodes, weights, record))
+        paths = write_spectrum(run.spectrum, Spectrum(nodes, weights, record))
     print(
         f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
         f"+- {record['trace_standard_error']:.2g} (standard error)"
@@ -241,19 +240,15 @@ def _measure(
     start = stochastic.rademacher(like.numel(), like, generator)
     with Progress("Hessian products") as progress:
         tick = progress.update
-        pairs = extreme_eigenvalues(operator, start, args.top_n, args.max_steps, args.tol, tick)
+        pairs = extreme_eigenvalues(
+            operator, start, args.top_n, args.max_steps, args.tol, tick, seed=args.seed
+        )
         nodes, weights = stochastic.quadrature(
             operator, like, generator, args.probes, args.lanczos_steps, tick
         )
+        known = (pairs.basis, pairs.basis_trace)
         samples = stochastic.hutchinson(
-            operator,
-            like,
-            generator,
-            args.trace_probes,
-            args.tol,
-            tick,
-            pairs.basis,
-            pairs.basis_trace,
+            operator, like, generator, args.trace_probes, args.tol, tick, *known
         )
     record |= {
         "eigenvalues": pairs.values.tolist(),

@@ -247,10 +247,11 @@ def extreme_eigenvalues(
             kept = select(values, (count + space.size) // 2)
             space.restart(vectors[:, kept], values[kept])
     if not found:
+        reason = f"largest residual {residuals[best].max():.3g}; raise --max_steps or --tol"
+        if len(best) == count and (residuals[best] <= bound).all():
+            reason = "copies of repeated ones may be missing; raise --max_steps"
         warnings.warn(
-            f"eigenvalues not converged after {products} Lanczos steps: largest residual "
-            f"{residuals[best].max():.3g}; raise --max_steps or --tol",
-            stacklevel=2,
+            f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=2
         )
     best_vectors = _combined(vectors[:, best], space.basis)
     trace = float(np.trace(space.projected[: space.n, : space.n]))

@@ -52,6 +52,8 @@ class CurvatureOperator:
         batches: pairs (inputs, targets), or anything that ``forward`` takes.
         forward: (model, batch) -> (outputs, targets), for batches that are no such pairs.
         denominator: targets -> number, for criteria that sum.
+        layers: names of modules or parameters, such as "classifier", whose block of the matrix is
+            taken; all if not given.
 
     Attributes:
         params: the tensors that take part.
@@ -70,12 +72,13 @@ class CurvatureOperator:
         batches: Iterable[Any],
         forward: Forward | None = None,
         denominator: Denominator | None = None,
+        layers: Sequence[str] | None = None,
     ) -> None:
         self.model = getattr(model, "_orig_mod", model)  # compiled code has no second derivative
         self.criterion, self.denominator = criterion, denominator
         self.forward = forward or forward_pair
         self.batches = list(batches)
-        self.params = [p for p in self.model.parameters() if p.requires_grad]
+        self.params = self._chosen(layers)
         self._check_parameters()
         first = self.params[0]
         self.like = torch.cat([p.detach().flatten().to(first.device) for p in self.params])
@@ -134,6 +137,21 @@ class CurvatureOperator:
                 module.training = True
 
     # --- what is checked before the first product -------------------------------------------------
+    def _chosen(self, layers: Sequence[str] | None) -> list[Tensor]:
+        free = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if layers is None:
+            return list(free.values())
+        if isinstance(layers, str):
+            raise ValueError(f"layers={layers!r}: takes a list of names, not one name")
+        for layer in layers:
+            if not any(f"{name}.".startswith(f"{layer}.") for name in free):
+                raise ValueError(f"layers: no parameter of {layer!r} requires a gradient")
+        return [
+            p
+            for name, p in free.items()
+            if any(f"{name}.".startswith(f"{layer}.") for layer in layers)
+        ]
+
     def _check_parameters(self) -> None:
         if not self.params:
             raise ValueError("no parameter of the model requires a gradient")
@@ -190,7 +208,12 @@ class CurvatureOperator:
         losses: list[Tensor] = []
         for watch in (_HalfPrecision(), _HalfPrecision()):
             with torch.enable_grad(), watch:
-                losses.append(self.loss(*self.forward(self.model, self.batches[0])).detach())
+                losses.append(self.loss(*self.forward(self.model, self.batches[0])))
+            if not losses[0].requires_grad:
+                raise ValueError(
+                    "the loss depends on no parameter that requires a gradient (torch.no_grad or "
+                    ".detach() within the model or the criterion?)"
+                )
             if watch.seen:
                 raise ValueError(
                     f"the model or the criterion computes in {watch.seen}, in which curvature is "

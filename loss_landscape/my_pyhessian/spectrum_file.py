@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from utilities.files import atomic_write
-from utilities.runs import Run, refuse_other
+from utilities.runs import refuse_other
 
 PARTS = ("eigen", "weight")
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
@@ -36,18 +36,6 @@ class Spectrum:
     @property
     def title(self) -> str:
         return str(self.record.get("title", ""))
-
-
-def spectrum_stem(content: dict[str, Any], path: Path) -> str:
-    """The name of a checkpoint's spectrum, without a folder; ``path`` is the checkpoint's.
-
-    Raises:
-        ValueError: the checkpoint at ``path`` names no run.
-    """
-    try:
-        return Run.from_checkpoint(content).spectrum.name
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def stem_of(path: Path) -> Path:

@@ -172,6 +172,7 @@ def test_batches_that_are_no_pairs_need_a_forward_function(kind: str) -> None:
     batch, forward = {
         "dict": ({"x": x, "m": mask, "y": y}, lambda m, b: (m(b["x"], b["m"]), b["y"])),
         "dict of two": ({"x": x, "y": y}, lambda m, b: (m(b["x"], b["x"] > 0), b["y"])),
+        "nested": (((x, mask), (y,)), lambda m, b: (m(*b[0]), b[1][0])),
         "triple": ((x, mask, y), lambda m, b: (m(b[0], b[1]), b[2])),
         "namedtuple": (Triple(x, mask, y), lambda m, b: (m(b.x, b.mask), b.y)),
         "graphs": (graphs(6), lambda m, b: (m(x, mask), y)),
@@ -180,7 +181,7 @@ def test_batches_that_are_no_pairs_need_a_forward_function(kind: str) -> None:
     model = Masked()
     count = 2 if kind == "tensor" else 6
     for flags in ({"data": batch}, {"dataloader": [batch]}):
-        with pytest.raises(ValueError, match=r"not a pair.*forward="):
+        with pytest.raises(ValueError, match=r"not a pair.*forward=|dataloader takes several"):
             hessian(model, F.cross_entropy, **flags)
         found = hessian(model, F.cross_entropy, **flags, forward=forward)
         torch.testing.assert_close(

@@ -98,6 +98,15 @@ def test_no_convergence_is_said_with_residuals() -> None:
         assert float((matrix @ vector - value * vector).norm()) == pytest.approx(residual, rel=1e-4)
 
 
+def test_a_search_for_copies_that_is_cut_off_is_said() -> None:
+    matrix = symmetric(KNOWN["ninefold"][0])
+    start = torch.randn(len(matrix), generator=generator(3), dtype=torch.float64)
+    with pytest.warns(UserWarning, match="after 4 Lanczos steps: copies of repeated ones"):
+        pairs = linear.extreme_eigenvalues(lambda v: matrix @ v, start, 1, max_products=4)
+    assert not pairs.converged
+    assert pairs.values[0] == pytest.approx(5, rel=1e-3)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=25), st.integers(0, 99))
 def test_lanczos_keeps_its_equation(values: list[float], seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -109,6 +109,8 @@ def test_models_without_parameters_are_refused() -> None:
     for model in (nn.Identity(), nn.Sequential(), frozen):
         with pytest.raises(ValueError, match="no parameter"):
             hessian(model, F.cross_entropy, data=points())
+    with pytest.raises(ValueError, match="the loss depends on no parameter"):
+        hessian(perceptron(), lambda z, y: F.cross_entropy(z.detach(), y), data=points())
     with pytest.raises(ValueError, match="weight: has no shape yet"):
         hessian(nn.LazyLinear(3), F.cross_entropy, data=points())
 
@@ -216,6 +218,32 @@ def test_batches_of_any_size_and_sums_give_one_matrix(kind: type[CurvatureOperat
         for options in ({}, {"denominator": len}):
             operator = kind(model, loss, in_batches(x, y, size), **options)
             torch.testing.assert_close(operator(vector), expected @ vector)
+
+
+@pytest.mark.parametrize("kind", DENSE)
+@pytest.mark.parametrize(
+    ("layers", "where"),
+    [
+        (["0"], range(25)),
+        (["2"], range(25, 43)),
+        (["2.bias", "0.weight"], [*range(20), *range(40, 43)]),
+        (["0", "2"], range(43)),
+    ],
+)
+def test_a_layers_block_is_that_of_the_whole_matrix(
+    layers: list[str], where: Sequence[int], kind: type[CurvatureOperator]
+) -> None:
+    model, x, y, loss = curvature_case("perceptron")
+    block = DENSE[kind](model, x, y, loss)[list(where)][:, list(where)]
+    operator = kind(model, loss, [(x, y)], layers=layers)
+    torch.testing.assert_close(matrix(operator), block)
+
+
+@pytest.mark.parametrize("layers", [["1"], ["0", "3"], ["0.weigh"], "0", []])
+def test_layers_without_parameters_are_refused(layers: Sequence[str]) -> None:
+    model, x, y, loss = curvature_case("perceptron")
+    with pytest.raises(ValueError, match=r"layers|no parameter"):
+        HessianOperator(model, loss, [(x, y)], layers=layers)
 
 
 def test_linear_regression_is_the_closed_form() -> None:

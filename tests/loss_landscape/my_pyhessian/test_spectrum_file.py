@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loss_landscape.my_pyhessian import density_plot
+from loss_landscape.my_pyhessian import density_plot, hessian
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     read_spectrum,
     refuse_other_spectrum,
-    spectrum_stem,
     stem_of,
     write_spectrum,
 )
+from utilities import checkpoint
+from utilities.files import ROOT
 
 RECORD = {"lambda_max": 9.0, "lambda_min": -3.0, "trace": 15.0, "trace_standard_error": 0.5}
 
@@ -25,17 +26,20 @@ def spectrum(**record: object) -> Spectrum:
     return Spectrum(np.array([[-3.0, 0, 9]]), np.array([[0.1, 0.7, 0.2]]), {**RECORD, **record})
 
 
-def test_folds_have_two_names_and_a_checkpoint_without_a_run_has_none() -> None:
-    args = {"optimizer": "SAM", "rho": 0.05, "seed": 42}
-    args |= {"defaults": {"rho": 0.05, "seed": 42, "dataset": "MUTAG"}}
-    content = {"task": "GCN", "model": "GCN", "model_args": {}, "dataset": "MUTAG"}
-    names = [
-        spectrum_stem({**content, "train_args": {**args, "fold": fold}}, Path("x.pt"))
-        for fold in (None, 0, 1)
-    ]
-    assert names == ["GCN_SAM", "GCN_SAM_fold0", "GCN_SAM_fold1"]
-    with pytest.raises(ValueError, match=r"x\.pt: .*name no run"):
-        spectrum_stem({**content, "train_args": {}}, Path("x.pt"))
+def test_folds_have_spectra_of_their_own(tmp_path: Path) -> None:
+    """Kind: the checkpoints of two runs have two names, and their spectra had one."""
+    content = checkpoint.load(ROOT / "tests" / "old_files" / "to_plot" / "model_GCN_SAM_rho0.05.pt")
+    flags = ["--out_dir", str(tmp_path), "--data_dir", str(tmp_path), "--samples", "9"]
+    flags += ["--top_n", "1", "--probes", "1", "--lanczos_steps", "2", "--trace_probes", "2"]
+    names = []
+    for fold in (0, 1):
+        for part in ("train_args", "data_args"):
+            content[part] |= {"fold": fold, "folds": 10}
+        path = tmp_path / f"{fold}.pt"
+        checkpoint.save(path, content)
+        names.append(hessian.main(["--model_file", str(path), *flags]).name)
+    assert names == ["GCN_SAM_fold0.json", "GCN_SAM_fold1.json"]
+    assert read_spectrum(tmp_path / "Eigenvalues" / "GCN_SAM_fold1").title.endswith("fold 1")
 
 
 @pytest.mark.parametrize("ending", ["", ".json", "_eigen.npy", "_weight.npy"])
