@@ -1,23 +1,30 @@
-"""A model at the points of a grid, and what is measured there."""
+"""A model at the points of a grid, and what is measured there.
+
+``compute`` fills a surface's file from a ``Measure``, which is handed several points at once.
+``Visits`` is the plain one; a faster one gives the same values.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from DatasetClass.batches import Batch
 from loss_landscape.directions import Direction
+from loss_landscape.restore import Restored
 from loss_landscape.surface_file import Surface, done, write_cells
+from utilities.metrics import evaluate
 from utilities.progress import Progress
 
-Move = Callable[[Sequence[float]], AbstractContextManager[None]]  # to a point (x, y), and back
-Measure = Callable[[], dict[str, float]]  # by the names of the file's values
 PAUSE = 1.0  # seconds between two writes: a point may take milliseconds
 MOST_POINTS = 100_000  # of an axis
 
@@ -75,36 +82,123 @@ def moved(
             w.copy_(old)
 
 
-def compute(path: Path, surface: Surface, move: Move, measure: Measure) -> None:
+class Measure(Protocol):
+    """What is measured at points of the space that the directions span.
+
+    A point's values never depend on the other points of a call, nor on earlier calls: a surface
+    that was stopped and gone on with is the same one, bit for bit.
+
+    Attributes:
+        names: of the values, as they are called in the file.
+        block: how many points one call takes best. More of them are lost if it is killed.
+    """
+
+    names: tuple[str, ...]
+    block: int
+
+    def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        """The values (k,) by name at ``points`` (k, axes): steps along the directions, x first."""
+
+
+class Visits:
+    """A ``Measure`` that goes to its points one after the other, the reference for faster ones.
+
+    Args:
+        weights: the live ones.
+        directions: one for each axis.
+        names: of the values.
+        at_point: measures them where the weights stand at the moment.
+    """
+
+    block = 1
+
+    def __init__(
+        self,
+        weights: Direction,
+        directions: Sequence[Direction],
+        names: tuple[str, ...],
+        at_point: Callable[[], dict[str, float]],
+    ) -> None:
+        self.weights, self.directions, self.names = weights, directions, names
+        self.at_point = at_point
+
+    def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        visited = []
+        for steps in points.tolist():
+            with moved(self.weights, self.directions, steps):
+                visited.append(self.at_point())
+        return {name: np.array([values[name] for values in visited]) for name in self.names}
+
+
+def value_names(splits: Sequence[str], samples: int | None) -> tuple[str, ...]:
+    """Names of a surface's values: loss, accuracy and, of a part of the samples, the loss's error.
+
+    ``<split>_loss_se`` is the standard error of the mean loss over samples: how far the mean over
+    another draw of them would be off. All samples leave nothing to be drawn, so they have none.
+    """
+    values = ("loss", "acc", "loss_se") if samples else ("loss", "acc")
+    return tuple(f"{split}_{value}" for split in splits for value in values)
+
+
+def loss_and_accuracy(
+    restored: Restored, batches: Mapping[str, Sequence[Batch]]
+) -> dict[str, float]:
+    """Mean loss, its standard error and accuracy in percent of each split, where the model stands.
+
+    Args:
+        restored: model, loss and number of classes.
+        batches: of each split.
+    """
+    device = next(restored.model.parameters()).device
+    found = {}
+    for split, part in batches.items():
+        each: list[Tensor] = []
+
+        def loss(logits: Tensor, targets: Tensor, each: list[Tensor] = each) -> Tensor:
+            each.append(restored.loss(logits, targets))
+            return each[-1]
+
+        total = evaluate(restored.model, part, loss, restored.dataset.num_classes, device)
+        found[f"{split}_loss"], found[f"{split}_acc"] = total.loss_and_accuracy()
+        found[f"{split}_loss_se"] = standard_error(torch.cat(each))
+    return found
+
+
+def standard_error(losses: Tensor) -> float:
+    """Standard error of the mean of ``losses`` (samples,); NaN for one sample."""
+    return float(losses.double().std() / len(losses) ** 0.5) if len(losses) > 1 else math.nan
+
+
+def compute(path: Path, surface: Surface, measure: Measure) -> None:
     """Measure at each point that is not done yet; what is measured is soon on disk.
 
-    It is written at least each second, and before an exception or Ctrl-C leaves. At most one point
-    is lost where one takes longer.
+    It is written at least each second, and before an exception or Ctrl-C leaves. At most one block
+    of points is lost where one takes longer.
 
     Args:
         path: the file, with the names that ``measure`` gives.
         surface: its grid.
-        move: takes what is measured to a point, x first, for the time of a context.
-        measure: values at the point where it is called.
+        measure: is handed blocks of the points that are not done.
     """
     finished = done(path)
     cells = np.argwhere(~finished)
     if len(cells) < finished.size:
         print(f"{path}: {finished.sum():,} of {finished.size:,} points are there already")
-    values: dict[str, np.ndarray] = {}
+    values = {name: np.full(surface.shape, np.nan) for name in measure.names}
     fresh = np.zeros_like(finished)  # measured, but not on disk
     written = time.monotonic()
     try:
         with Progress("points of the surface", len(cells)) as progress:
-            for cell in map(tuple, cells):
-                with move(surface.point(cell)):
-                    measured = measure()
-                for name, value in measured.items():
-                    values.setdefault(name, np.full(surface.shape, np.nan))[cell] = value
-                fresh[cell] = True
+            for start in range(0, len(cells), measure.block):
+                block = cells[start : start + measure.block]
+                measured = measure(surface.points(block))
+                here = tuple(block.T)
+                for name in measure.names:
+                    values[name][here] = measured[name]
+                fresh[here] = True
                 if time.monotonic() - written >= PAUSE:
                     write_cells(path, fresh, values)
                     fresh[:], written = False, time.monotonic()
-                progress.update()
+                progress.update(len(block))
     finally:
         write_cells(path, fresh, values)

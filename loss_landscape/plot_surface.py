@@ -29,12 +29,11 @@ from loss_landscape.direction_flags import (
     directions_from_flags,
 )
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint
-from loss_landscape.evaluation import Measure, axis, compute, moved
+from loss_landscape.evaluation import Visits, axis, compute, loss_and_accuracy, value_names
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked
-from utilities.metrics import evaluate
 from utilities.runs import Run, refuse_other
 
 MOST_CELLS = 10_000_000
@@ -88,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
         print(f"cosine of the angle between the directions: {cosine(*directions):.4f}")
     splits = ("train", "test") if args.test else ("train",)
     batches = {s: restored.batches(s, args.samples, args.batch_size) for s in splits}
+    names = value_names(splits, args.samples)
+    at_point = partial(loss_and_accuracy, restored, batches)
+    measure = Visits(list(weights.values()), directions, names, at_point)
     surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
     surface.attributes = _attributes(args, restored, directions)
     path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
@@ -96,30 +98,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
             old = read_surface(path).settings
             refuse_other(path, old, surface.settings, "surface", REMEDY)
         else:
-            names = tuple(f"{split}_{value}" for split in splits for value in ("loss", "acc"))
-            create(path, surface, directions, names)
-        move = partial(moved, list(weights.values()), directions)
-        compute(path, surface, move, loss_and_accuracy(restored, batches))
+            create(path, surface, directions, measure.names)
+        compute(path, surface, measure)
         print("\n".join(summary(read_surface(path))))
         draw = plot_2D.draw if args.y else plot_1D.draw
         pictures = draw(path, "train_loss", args.out_dir) if args.plot else []
     report_files([path, *pictures])
     return path
-
-
-def loss_and_accuracy(restored: Restored, batches: dict[str, Any]) -> Measure:
-    """A measure: ``<split>_loss`` and ``<split>_acc`` of each split in ``batches``."""
-    classes, device = restored.dataset.num_classes, next(restored.model.parameters()).device
-
-    def measure() -> dict[str, float]:
-        values: dict[str, float] = {}
-        for split, part in batches.items():
-            total = evaluate(restored.model, part, restored.loss, classes, device)
-            loss, accuracy = total.loss_and_accuracy()
-            values |= {f"{split}_loss": loss, f"{split}_acc": accuracy}
-        return values
-
-    return measure
 
 
 def _attributes(

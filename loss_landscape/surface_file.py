@@ -1,15 +1,16 @@
 """The .h5 file of a loss surface, readable by tomgoldstein/loss-landscape's tools.
 
 Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
-asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; cells not yet computed hold
--1, and the boolean ``done`` tells them from finished ones. ``dir_file`` names the file itself,
+asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; of a part of the samples
+also ``train_loss_se``, the standard error of the loss over samples. Cells not yet computed hold -1,
+and the boolean ``done`` tells them from finished ones. ``dir_file`` names the file itself,
 which holds the directions in the groups ``xdirection`` and ``ydirection``, a dataset a tensor.
 Attributes say what was computed; a file is only continued where they agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +52,10 @@ class Surface:
         axes = [axis.tolist() for axis in (self.x, self.y) if axis is not None]
         return {"grid": axes, **self.attributes}
 
-    def point(self, cell: Sequence[int]) -> list[float]:
-        """Coordinates of the cell (row, column), or (column,) in 1D: x first, as directions are."""
-        axes = [self.x] if self.y is None else [self.y, self.x]
-        return [float(axis[i]) for axis, i in zip(axes, cell, strict=True)][::-1]
+    def points(self, cells: np.ndarray) -> np.ndarray:
+        """Coordinates (k, axes), x first as directions are, of ``cells`` (k, axes), row first."""
+        axes = [self.x] if self.y is None else [self.x, self.y]
+        return np.stack([axis[i] for axis, i in zip(axes, cells.T[::-1], strict=True)], axis=1)
 
 
 # What h5py raises on damaged files; a false size may be too large to allocate.
@@ -161,7 +162,7 @@ def read_surface(path: Path) -> Surface:
         finished = _array(file, "done").astype(bool) if "done" in file else None
         x = _coordinates(file, "xcoordinates")
         y = _coordinates(file, "ycoordinates") if "ycoordinates" in file else None
-        names = [n for n in file if n.endswith(("_loss", "_acc"))]
+        names = [n for n in file if n.endswith(("_loss", "_acc", "_loss_se"))]
         values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)

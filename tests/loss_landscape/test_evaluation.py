@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from torch import nn
 
 from loss_landscape import evaluation, plot_surface
 from loss_landscape.directions import coordinates
-from loss_landscape.evaluation import compute, moved
+from loss_landscape.evaluation import Visits, compute, moved
 from loss_landscape.surface_file import Surface, create, read_surface
 
 
@@ -46,25 +44,25 @@ def test_what_makes_no_axis_is_refused(text: str) -> None:
 
 
 class Bowl:
-    """What a surface is taken of, without a network: z = x + 10 y at the point it stands at."""
+    """A measure without a network: z = x + 10 y, some points at a time."""
 
-    def __init__(self, stop_after: int | None = None, error: type[BaseException] = OSError) -> None:
-        self.at: list[float] = []
-        self.measured: list[list[float]] = []
-        self.stop_after, self.error = stop_after, error
+    names = ("train_loss", "train_acc")
 
-    @contextmanager
-    def move(self, steps: Sequence[float]) -> Iterator[None]:
-        self.at = list(steps)
-        yield
-        self.at = []
+    def __init__(
+        self,
+        stop_after: int | None = None,
+        error: type[BaseException] = OSError,
+        block: int = 1,
+    ) -> None:
+        self.measured: list[tuple[float, ...]] = []
+        self.stop_after, self.error, self.block = stop_after, error, block
 
-    def measure(self) -> dict[str, float]:
-        if len(self.measured) == self.stop_after:
+    def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        if self.stop_after is not None and len(self.measured) + len(points) > self.stop_after:
             raise self.error
-        self.measured.append(self.at)
-        x, y = (*self.at, 0.0)[:2]
-        return {"train_loss": x + 10 * y, "train_acc": np.nan if x == 0 else -1.0}
+        self.measured += map(tuple, points.tolist())
+        x, y = points[:, 0], points[:, 1] if points.shape[1] == 2 else 0.0
+        return {"train_loss": x + 10 * y, "train_acc": np.where(x == 0, np.nan, -1.0)}
 
 
 def surface_of(shape: tuple[int, ...], path: Path) -> Surface:
@@ -75,10 +73,11 @@ def surface_of(shape: tuple[int, ...], path: Path) -> Surface:
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (1, 5), (5, 1), (4,)])
-def test_each_point_is_measured_where_it_lies(shape: tuple[int, ...], tmp_path: Path) -> None:
-    path, bowl = tmp_path / "s.h5", Bowl()
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_each_point_is_measured_where_it_lies(shape, block: int, tmp_path: Path) -> None:
+    path, bowl = tmp_path / "s.h5", Bowl(block=block)
     surface = surface_of(shape, path)
-    compute(path, surface, bowl.move, bowl.measure)
+    compute(path, surface, bowl)
     x, y = np.meshgrid(surface.x, np.zeros(1) if surface.y is None else surface.y)
     read = read_surface(path).values
     np.testing.assert_array_equal(read["train_loss"], (x + 10 * y).reshape(shape))
@@ -87,17 +86,19 @@ def test_each_point_is_measured_where_it_lies(shape: tuple[int, ...], tmp_path: 
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("stop_after", [0, 1, 8, 20])
-def test_nothing_measured_is_lost_or_measured_again(error, stop_after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stop_after", "block"), [(0, 1), (1, 1), (8, 1), (20, 1), (8, 4), (18, 6)]
+)
+def test_nothing_measured_is_lost_or_measured_again(error, stop_after, block, tmp_path) -> None:
     path = tmp_path / "s.h5"
     surface = surface_of((7, 3), path)
-    first, second, third = Bowl(stop_after, error), Bowl(), Bowl()
+    first, second, third = Bowl(stop_after, error, block), Bowl(block=block), Bowl()
     with pytest.raises(error):
-        compute(path, surface, first.move, first.measure)
-    compute(path, surface, second.move, second.measure)
-    compute(path, surface, third.move, third.measure)
+        compute(path, surface, first)
+    compute(path, surface, second)
+    compute(path, surface, third)
     assert len(first.measured) == stop_after and not third.measured
-    points = [tuple(point) for point in first.measured + second.measured]
+    points = first.measured + second.measured
     assert len(points) == len(set(points)) == 21
     x, y = np.meshgrid(surface.x, surface.y)
     np.testing.assert_array_equal(read_surface(path).values["train_loss"], x + 10 * y)
@@ -106,14 +107,45 @@ def test_nothing_measured_is_lost_or_measured_again(error, stop_after: int, tmp_
 def test_a_slow_measure_is_on_disk_point_by_point(tmp_path: Path, monkeypatch) -> None:
     """A kill loses no more than the point that is being measured."""
     monkeypatch.setattr(evaluation, "PAUSE", 0.0)
-    path, bowl, seen = tmp_path / "s.h5", Bowl(), []
+    path, seen = tmp_path / "s.h5", []
 
-    def measure() -> dict[str, float]:
-        seen.append(int(np.isfinite(read_surface(path).values["train_loss"]).sum()))
-        return bowl.measure()
+    class Slow(Bowl):
+        def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
+            seen.append(int(np.isfinite(read_surface(path).values["train_loss"]).sum()))
+            return super().__call__(points)
 
-    compute(path, surface_of((3, 2), path), bowl.move, measure)
+    compute(path, surface_of((3, 2), path), Slow())
     assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_visit_measures_each_point_alone_and_leaves_the_weights() -> None:
+    """Values are those of weights moved by hand, whichever points are asked for together."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    weights = list(coordinates(model, "weights").values())
+    before = [w.clone() for w in weights]
+    directions = [[torch.randn_like(w) for w in weights] for _ in range(2)]
+    inputs = torch.randn(5, 3)
+
+    def at_point() -> dict[str, float]:
+        return {"train_loss": model(inputs).square().mean().item()}
+
+    measure = Visits(weights, directions, ("train_loss",), at_point)
+    points = np.array([[0.5, -1.0], [0.0, 0.0], [2.0, 0.25]])
+    together = measure(points)["train_loss"]
+    alone = [measure(point[None])["train_loss"][0] for point in points[::-1]][::-1]
+    assert together.tolist() == alone
+    for value, (x, y) in zip(together, points, strict=True):
+        w, b = (t + x * d + y * e for t, d, e in zip(before, *directions, strict=True))
+        assert value == pytest.approx(float((inputs @ w.T + b).square().mean()), rel=1e-5)
+    assert all(map(torch.equal, before, weights))
+
+
+def test_the_standard_error_is_the_textbooks() -> None:
+    losses = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    expected = np.std(losses.numpy(), ddof=1) / 2
+    assert evaluation.standard_error(losses) == pytest.approx(expected)
+    assert np.isnan(evaluation.standard_error(losses[:1]))
 
 
 def test_moved_weights_come_back_bit_for_bit() -> None:

@@ -14,7 +14,7 @@ from conftest import run_script
 
 import DatasetClass
 import models
-from loss_landscape import plot_1D, plot_2D, plot_surface
+from loss_landscape import evaluation, plot_1D, plot_2D, plot_surface
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface, read_directions, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
@@ -168,7 +168,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
                 refused.append(str(error.value))
         return evaluate(*args)
 
-    monkeypatch.setattr(plot_surface, "evaluate", disturbed)
+    monkeypatch.setattr(evaluation, "evaluate", disturbed)
     path = plot_surface.main(flags)
     assert len(refused) == 2 and read_surface(path).attributes["seed"] == 123
     for name, values in alone.values.items():
