@@ -35,11 +35,12 @@ from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forwar
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
+    spectrum_paths,
     write_spectrum,
 )
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
-from utilities.files import locked
+from utilities.files import locked, target
 from utilities.progress import Progress
 from utilities.runs import Run
 
@@ -101,14 +102,14 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             ValueError: ``top_n`` is above ``maxIter`` or the number of parameters, or an argument
                 is out of its range.
         """
-        size = self.operator.like.numel()
+        size = self.operator.flat.numel()
         _check_counts(top_n=top_n, maxIter=maxIter)
         _check_tolerance(tol)
         if top_n > min(size, maxIter):
             raise ValueError(
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
-        start = stochastic.rademacher(size, self.operator.like, self.generator)
+        start = stochastic.rademacher(size, self.operator.flat, self.generator)
         pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol, seed=self.seed)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
 
@@ -121,7 +122,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         _check_counts(maxIter=maxIter)
         _check_tolerance(tol)
         return stochastic.hutchinson(
-            self.operator, self.operator.like, self.generator, maxIter, tol
+            self.operator, self.operator.flat, self.generator, maxIter, tol
         )
 
     def density(self, iter: int = 100, n_v: int = 1) -> tuple[list[list[float]], list[list[float]]]:
@@ -132,17 +133,17 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         """
         _check_counts(iter=iter, n_v=n_v)
         nodes, weights = stochastic.quadrature(
-            self.operator, self.operator.like, self.generator, n_v, iter
+            self.operator, self.operator.flat, self.generator, n_v, iter
         )
         return nodes.tolist(), weights.tolist()
 
 
 def _device(model: nn.Module, cuda: bool | None) -> torch.device | None:
     """Where the batches go; None leaves them."""
-    own = next((p.device for p in model.parameters()), None)
-    if cuda and (own is None or own.type != "cuda"):
-        raise ValueError(f"cuda=True: the model is on {own}; move it first, or leave cuda out")
-    return None if cuda is False else own
+    device = next((p.device for p in model.parameters()), None)
+    if cuda and (device is None or device.type != "cuda"):
+        raise ValueError(f"cuda=True: the model is on {device}; move it first, or leave cuda out")
+    return None if cuda is False else device
 
 
 def _check_counts(**counts: int) -> None:
@@ -203,13 +204,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip},
     }
-    with locked(run.spectrum, "--out_dir puts this one elsewhere"):
+    paths = [target(path) for path in spectrum_paths(run.spectrum)]  # before hours of products
+    with locked(paths[-1], "--out_dir puts this one elsewhere"):
         if not args.overwrite:
             refuse_other_spectrum(run.spectrum, record)
         operator = _operator(restored, args)
         nodes, weights = _measure(operator, args, record)
         record |= {"model_file": restored.path.name, "title": run.title}
-        record |= {"parameters": operator.like.numel(), "samples": operator.samples}
+        record |= {"parameters": operator.flat.numel(), "samples": operator.samples}
         paths = write_spectrum(run.spectrum, Spectrum(nodes, weights, record))
     print(
         f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
@@ -226,8 +228,8 @@ def _operator(restored: Restored, args: argparse.Namespace) -> HessianOperator:
         for x, y in restored.batches(args.split, args.samples, args.batch_size)
     ]
     operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
-    if args.top_n > operator.like.numel():
-        raise ValueError(f"--top_n {args.top_n}: the model has {operator.like.numel()} parameters")
+    if args.top_n > operator.flat.numel():
+        raise ValueError(f"--top_n {args.top_n}: the model has {operator.flat.numel()} parameters")
     return operator
 
 
@@ -236,19 +238,19 @@ def _measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fill ``record`` with eigenvalues and trace; return the density's nodes and weights."""
     generator = torch.Generator().manual_seed(args.seed)
-    like = operator.like
-    start = stochastic.rademacher(like.numel(), like, generator)
+    flat = operator.flat
+    start = stochastic.rademacher(flat.numel(), flat, generator)
     with Progress("Hessian products") as progress:
         tick = progress.update
         pairs = extreme_eigenvalues(
             operator, start, args.top_n, args.max_steps, args.tol, tick, seed=args.seed
         )
         nodes, weights = stochastic.quadrature(
-            operator, like, generator, args.probes, args.lanczos_steps, tick
+            operator, flat, generator, args.probes, args.lanczos_steps, tick
         )
         known = (pairs.basis, pairs.basis_trace)
         samples = stochastic.hutchinson(
-            operator, like, generator, args.trace_probes, args.tol, tick, *known
+            operator, flat, generator, args.trace_probes, args.tol, tick, *known
         )
     record |= {
         "eigenvalues": pairs.values.tolist(),

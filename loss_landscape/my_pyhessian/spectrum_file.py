@@ -22,6 +22,7 @@ from utilities.runs import refuse_other
 
 PARTS = ("eigen", "weight")
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
+EXAMPLE = "Eigenvalues/GCN_SAM"
 NUMBERS = ("lambda_max", "lambda_min", "trace")
 
 
@@ -39,11 +40,22 @@ class Spectrum:
 
 
 def stem_of(path: Path) -> Path:
-    """The name that a spectrum's three files share, from it or from the path of any of them."""
+    """The name that a spectrum's three files share, from it or from the path of any of them.
+
+    Raises:
+        ValueError: it is no name, such as ".".
+    """
+    if not path.name:
+        raise ValueError(f"{path}: no name of a spectrum, which is one such as {EXAMPLE}")
     for ending in (".json", *(f"_{part}.npy" for part in PARTS)):
         if path.name.endswith(ending) and path.name != ending:
             return path.with_name(path.name.removesuffix(ending))
     return path
+
+
+def spectrum_paths(stem: Path) -> list[Path]:
+    """Nodes, weights and record, in the order in which they are written."""
+    return [*(_path(stem, f"_{part}.npy") for part in PARTS), _path(stem, ".json")]
 
 
 def write_spectrum(stem: Path, spectrum: Spectrum) -> list[Path]:
@@ -56,7 +68,7 @@ def write_spectrum(stem: Path, spectrum: Spectrum) -> list[Path]:
     # One probe has no standard error; JSON has null for that and no NaN.
     nan = [key for key, value in record.items() if isinstance(value, float) and math.isnan(value)]
     record |= dict.fromkeys(nan)
-    paths = [_path(stem, f"_{part}.npy") for part in PARTS] + [_path(stem, ".json")]
+    paths = spectrum_paths(stem)
     for path, array in zip(paths, (spectrum.nodes, spectrum.weights), strict=False):
         with atomic_write(path) as part:
             np.save(part, array, allow_pickle=False)

@@ -53,6 +53,27 @@ def test_a_spectrum_is_named_by_any_of_its_files(name: str, ending: str, tmp_pat
     assert stem_of(Path(".json")) == Path(".json")
 
 
+@pytest.mark.parametrize("name", [".", "", "/"])
+def test_what_names_no_file_names_no_spectrum(name: str) -> None:
+    with pytest.raises(ValueError, match="no name of a spectrum"):
+        read_spectrum(Path(name))
+
+
+@pytest.mark.parametrize("ending", ["_eigen.npy", "_weight.npy", ".json"])
+def test_a_link_to_nothing_is_found_before_the_products(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind: a result that can't be written, of which only the lock's name was looked at before."""
+    monkeypatch.setattr(hessian, "_measure", lambda *_: pytest.fail("computed first"))
+    folder = tmp_path / "Eigenvalues"
+    folder.mkdir()
+    (folder / f"GCN_SAM{ending}").symlink_to("nowhere")
+    model = ROOT / "tests" / "old_files" / "to_plot" / "model_GCN_SAM_rho0.05.pt"
+    flags = ["--model_file", str(model), "--out_dir", str(tmp_path), "--data_dir", str(tmp_path)]
+    with pytest.raises(OSError, match="a symbolic link to nowhere"):
+        hessian.main([*flags, "--samples", "9"])
+
+
 def test_all_files_of_one_spectrum_are_one_curve(tmp_path: Path) -> None:
     paths = write_spectrum(tmp_path / "x", spectrum())
     flags = ["--spectrum", *map(str, paths), "--out_dir", str(tmp_path)]
