@@ -70,7 +70,7 @@ def fit(
             files.save(state)
         else:
             state.load_state_dict(saved)  # the data set's order and all generators with it
-        with make_log(args, files, state) as log:
+        with make_log(files, state, args.tensorboard) as log:
             log.say(dataset.describe())
             while state.epoch < args.epochs:
                 run_epoch(state, loss, files, log, interruption)
@@ -81,10 +81,10 @@ def fit(
     return best["metrics"]
 
 
-def make_log(args: argparse.Namespace, files: RunFiles, state: TrainingState) -> Log:
+def make_log(files: RunFiles, state: TrainingState, tensorboard: bool) -> Log:
     described = {**files.content["train_args"], **files.content["record"]}
     quiet = not state.ranks.writer
-    return Log(args.run.history, described, args.epochs, state.rows, args.tensorboard, quiet)
+    return Log(files.run.history, described, files.epochs, state.rows, tensorboard, quiet)
 
 
 def run_epoch(

@@ -105,7 +105,7 @@ def _add_sam_flags(group: Any) -> None:
         "--sam_start",
         type=fraction,
         default=0.0,
-        help="fraction of the run before the first ascent",
+        help="fraction of the run without ascents",
     )
     group.add_argument(
         "--ascent_fraction",

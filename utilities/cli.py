@@ -71,17 +71,13 @@ def run(main: Main) -> None:
         _let_the_first_speak()
         if not isinstance(error, ValueError | OSError) or os.environ.get("SAM_TRACEBACK"):
             raise
-        sys.exit(_fail(f"{name}: error: {_one_line(str(error)) or type(error).__name__}"))
+        print(f"{name}: error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _let_the_first_speak() -> None:
     if rank_and_world()[0]:
         time.sleep(GRACE)
-
-
-def _fail(line: str) -> int:
-    print(line, file=sys.stderr)
-    return 2
 
 
 def _one_line(message: str) -> str:

@@ -253,11 +253,9 @@ def extreme_eigenvalues(
         warnings.warn(
             f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=2
         )
-    best_vectors = _combined(vectors[:, best], space.basis)
     trace = float(np.trace(space.projected[: space.n, : space.n]))
-    return Eigenpairs(
-        values[best], best_vectors, residuals[best], found, products, space.basis, trace
-    )
+    pairs = (values[best], _combined(vectors[:, best], space.basis), residuals[best])
+    return Eigenpairs(*pairs, found, products, space.basis, trace)
 
 
 def _nothing_left(
