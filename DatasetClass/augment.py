@@ -1,7 +1,7 @@
 """Crop, flip, normalise and cut out whole batches of images as tensor code.
 
-Only ``draw`` takes random numbers, from a CPU generator; all else are pure functions of tensors.
-So a batch is the same on each device, bit for bit, and each function can be compared with
+Only ``random_values`` takes random numbers, from a CPU generator; all else are pure functions of
+tensors. So a batch is the same on each device, bit for bit, and each function can be compared with
 torchvision's for the same random numbers.
 
 Images are (B, S, S, C) uint8 until ``normalise``: three bytes of a pixel side by side make rows
@@ -20,7 +20,7 @@ from torch import Tensor
 PADS = ("zero", "reflect")
 
 
-class Draws(NamedTuple):
+class RandomValues(NamedTuple):
     """The random numbers of one batch, each (B,) on the CPU."""
 
     top: Tensor  # int64, of the crop, in rows of the padded image
@@ -59,15 +59,17 @@ class Augmentation:
             raise ValueError(f"--cutout {self.cutout}: from 0 to {size} pixels")
 
 
-def draw(count: int, size: int, chosen: Augmentation, generator: torch.Generator) -> Draws:
-    """Draw for ``count`` images of ``size`` x ``size``.
+def random_values(
+    count: int, size: int, chosen: Augmentation, generator: torch.Generator
+) -> RandomValues:
+    """What is random about ``count`` images of ``size`` x ``size``.
 
     Crops are uniform over all positions in the padded image, half of the images are flipped, half
     get a hole. Its corner is uniform from ``-cutout // 2`` to ``size - cutout // 2 - 1``, as
-    davda54 draws it: 16 pixels in an image of 32 begin at -8 to 23.
+    davda54 places it: 16 pixels in an image of 32 begin at -8 to 23.
     """
     positions, half = 2 * chosen.padding + 1, chosen.cutout // 2
-    return Draws(
+    return RandomValues(
         top=torch.randint(positions, (count,), generator=generator),
         left=torch.randint(positions, (count,), generator=generator),
         flip=torch.rand(count, generator=generator) < 0.5,
@@ -77,12 +79,14 @@ def draw(count: int, size: int, chosen: Augmentation, generator: torch.Generator
     )
 
 
-def apply(images: Tensor, draws: Draws, chosen: Augmentation, mean: Tensor, std: Tensor) -> Tensor:
+def apply(
+    images: Tensor, values: RandomValues, chosen: Augmentation, mean: Tensor, std: Tensor
+) -> Tensor:
     """Pad, crop, flip, normalise and cut out, in that order.
 
     Args:
         images: (B, S, S, C) uint8.
-        draws: of ``draw``, with the same ``chosen``.
+        values: of ``random_values``, with the same ``chosen``.
         chosen: what to do.
         mean: (C,) float32 in units of 0 to 1, on the images' device.
         std: likewise.
@@ -90,13 +94,13 @@ def apply(images: Tensor, draws: Draws, chosen: Augmentation, mean: Tensor, std:
     Returns:
         (B, C, S, S) float32 in channels_last.
     """
-    draws = Draws(*(value.to(images.device, non_blocking=True) for value in draws))
+    values = RandomValues(*(value.to(images.device, non_blocking=True) for value in values))
     size = images.size(1)
     if chosen.padding:
-        images = crop(frame(images, chosen.padding, chosen.pad), size, draws.top, draws.left)
-    normal = normalise(flip(images, draws.flip), mean, std)
+        images = crop(frame(images, chosen.padding, chosen.pad), size, values.top, values.left)
+    normal = normalise(flip(images, values.flip), mean, std)
     if chosen.cutout:
-        normal = cut_out(normal, draws.cut, draws.hole_top, draws.hole_left, chosen.cutout)
+        normal = cut_out(normal, values.cut, values.hole_top, values.hole_left, chosen.cutout)
     return normal.permute(0, 3, 1, 2)
 
 

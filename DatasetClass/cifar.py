@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from DatasetClass.augment import Augmentation, apply, draw, normalise
+from DatasetClass.augment import Augmentation, apply, normalise, random_values
 from DatasetClass.batches import Batch, Dataset
 from DatasetClass.raw.cifar_batches import SIZE
 from DatasetClass.raw.cifar_files import read_cifar
@@ -87,9 +87,9 @@ class Cifar(Dataset):
     def fetch_augmented(self, indices: Tensor) -> Batch:
         if not self.augment:
             return self.fetch(indices)
-        draws = draw(len(indices), SIZE, self.augmentation, self.generator)
+        values = random_values(len(indices), SIZE, self.augmentation, self.generator)
         images, labels = self._stored(indices)
-        return apply(images, draws, self.augmentation, self.mean, self.std), labels
+        return apply(images, values, self.augmentation, self.mean, self.std), labels
 
     def _stored(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         indices = indices.to(self.images.device, non_blocking=True)

@@ -12,9 +12,9 @@ from utilities.log import Log
 VALUES = dict.fromkeys(COLUMNS, 0.0)
 
 
-def write(path: Path, rows: list[dict], **own: object) -> Path:
+def write(path: Path, rows: list[dict], **more: object) -> Path:
     """A history as a run writes it."""
-    settings = {**own, "command": "python x.py --out_dir '#\t\"'"}
+    settings = {**more, "command": "python x.py --out_dir '#\t\"'"}
     with Log(path, settings, len(rows), []) as log:
         for number, row in enumerate(rows, start=1):
             log(**{**VALUES, "epoch": number, **row})

@@ -30,8 +30,8 @@ Prepare = Callable[[int], None]  # what to change in a process, by its rank, bef
 
 
 def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
-    own = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--device", "cpu", *more)
-    return [str(flag) for flag in (*SMALL[name], *own)]
+    common = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--device", "cpu", *more)
+    return [str(flag) for flag in (*SMALL[name], *common)]
 
 
 def start(

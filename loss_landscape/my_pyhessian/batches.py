@@ -83,13 +83,13 @@ def check_additive(loss: Loss, one: Pair, two: Pair, sums: bool) -> None:
         together = _gradients(loss, _joined(one, two), total)
         separate = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
         pairs = list(zip(separate, together, strict=True))
-        agree = all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)
+        additive = all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"what the samples of several batches weigh can't be seen ({reason}); {REMEDY}"
         ) from error
-    if not agree:
+    if not additive:
         raise ValueError(f"the criterion's {kind} ({KINDS}); {REMEDY}")
 
 

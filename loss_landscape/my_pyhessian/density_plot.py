@@ -36,9 +36,9 @@ def density(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, sigma: flo
         (probes, points); each row integrates to 1.
     """
     density_rows = np.empty((len(nodes), len(grid)))
-    for row, values, shares in zip(density_rows, nodes, weights, strict=True):
+    for row, values, masses in zip(density_rows, nodes, weights, strict=True):
         bells = np.exp(-0.5 * ((grid[:, None] - values) / sigma) ** 2)
-        row[:] = bells @ shares / (sigma * np.sqrt(2 * np.pi))
+        row[:] = bells @ masses / (sigma * np.sqrt(2 * np.pi))
     return density_rows
 
 

@@ -57,7 +57,7 @@ class CurvatureOperator:
 
     Attributes:
         params: the tensors that take part.
-        like: (P,), the parameters as one vector, detached.
+        flat: (P,), the parameters as one vector, detached.
         samples: their number over all batches.
 
     Raises:
@@ -81,13 +81,13 @@ class CurvatureOperator:
         self.params = self._chosen(layers)
         self._check_parameters()
         first = self.params[0]
-        self.like = torch.cat([p.detach().flatten().to(first.device) for p in self.params])
+        self.flat = torch.cat([p.detach().flatten().to(first.device) for p in self.params])
         with self._evaluating(), torch.no_grad():
-            counts, shares = self._check_losses()
+            counts, totals = self._check_losses()
             self._check_first_batch()
         self.samples = sum(counts)
         # A sum counts once, a mean as often as it has samples.
-        self.weights = [(1 if denominator else share) / sum(shares) for share in shares]
+        self.weights = [(1 if denominator else total) / sum(totals) for total in totals]
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Product with ``vector`` (P,)."""
@@ -169,7 +169,7 @@ class CurvatureOperator:
     def _check_losses(self) -> tuple[list[int], list[float]]:
         """Each batch's samples, and what it weighs against the others."""
         counts: list[int] = []
-        shares: list[float] = []
+        totals: list[float] = []
         sizes: set[float] = set()  # values a sample; 0 stands for one value a batch
         before: Pair | None = None
         for batch in self.batches:
@@ -186,22 +186,22 @@ class CurvatureOperator:
                     f"for others; {REMEDY}"
                 )
             counts.append(count)
-            shares.append(self._share(targets, count))
+            totals.append(self._total(targets, count))
             if self.denominator is not None:
                 check_additive(self.loss, (outputs, targets), (outputs, targets), sums=True)
             elif sizes == {0}:
                 if before is not None:
                     check_additive(self.loss, before, (outputs, targets), sums=False)
                 before = outputs, targets
-        if not sum(shares):
+        if not sum(totals):
             raise ValueError("denominator: is 0 over all batches together")
-        return counts, shares
+        return counts, totals
 
-    def _share(self, targets: Any, count: int) -> float:
-        share = float(count if self.denominator is None else self.denominator(targets))
-        if not 0 <= share < float("inf"):
-            raise ValueError(f"denominator: gives {share} for a batch; it must be 0 or more")
-        return share
+    def _total(self, targets: Any, count: int) -> float:
+        total = float(count if self.denominator is None else self.denominator(targets))
+        if not 0 <= total < float("inf"):
+            raise ValueError(f"denominator: gives {total} for a batch; it must be 0 or more")
+        return total
 
     def _check_first_batch(self) -> None:
         """A second pass gives the same loss, and nothing that has a gradient is half precise."""

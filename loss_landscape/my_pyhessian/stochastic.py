@@ -11,16 +11,16 @@ from torch import Tensor
 from loss_landscape.my_pyhessian.lanczos import Matvec, Tick, lanczos, no_tick, without_autocast
 
 
-def rademacher(dim: int, like: Tensor, generator: torch.Generator) -> Tensor:
+def rademacher(dim: int, template: Tensor, generator: torch.Generator) -> Tensor:
     """Random signs, (dim,), drawn on the CPU so that every device sees the same ones."""
     signs = torch.randint(0, 2, (dim,), generator=generator) * 2 - 1
-    return signs.to(like.device, like.dtype)
+    return signs.to(template.device, template.dtype)
 
 
 @without_autocast
 def hutchinson(
     matvec: Matvec,
-    like: Tensor,
+    template: Tensor,
     generator: torch.Generator,
     max_probes: int = 100,
     tol: float = 1e-3,
@@ -40,7 +40,7 @@ def hutchinson(
 
     Args:
         matvec: product with a symmetric matrix.
-        like: (dim,), for its size, type and device.
+        template: (dim,), for its size, type and device.
         generator: of the random signs.
         max_probes: where to stop at the latest.
         tol: see above.
@@ -50,7 +50,7 @@ def hutchinson(
     """
     samples: list[float] = []
     for _ in range(max_probes):
-        v = rademacher(like.numel(), like, generator)
+        v = rademacher(template.numel(), template, generator)
         if basis is not None:
             for _ in range(2):
                 v = v - basis.T @ (basis @ v)
@@ -71,7 +71,7 @@ def standard_error(samples: list[float] | np.ndarray) -> float:
 @without_autocast
 def quadrature(
     matvec: Matvec,
-    like: Tensor,
+    template: Tensor,
     generator: torch.Generator,
     probes: int,
     steps: int,
@@ -89,7 +89,7 @@ def quadrature(
     """
     nodes, weights = np.zeros((2, probes, steps))
     for probe in range(probes):
-        start = rademacher(like.numel(), like, generator)
+        start = rademacher(template.numel(), template, generator)
         values, vectors = lanczos(matvec, start, steps, tick).ritz()
         nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
         weights[probe, : len(values)] = vectors[0] ** 2

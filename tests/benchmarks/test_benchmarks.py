@@ -19,8 +19,8 @@ TINY_WRN = ("--depth=10", "--width_factor=1")
 
 
 def arguments(data_dir: Path, *flags: str) -> argparse.Namespace:
-    own = [f"--data_dir={data_dir}", f"--out_dir={data_dir}", "--threads=1", "--rounds=2"]
-    return training_throughput.parse_args([*own, *flags])
+    common = [f"--data_dir={data_dir}", f"--out_dir={data_dir}", "--threads=1", "--rounds=2"]
+    return training_throughput.parse_args([*common, *flags])
 
 
 def test_no_kill_leaves_an_unreadable_or_a_lost_checkpoint(

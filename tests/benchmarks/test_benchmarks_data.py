@@ -9,15 +9,15 @@ import torch
 from scipy import stats
 
 from benchmarks import data_pipeline
-from DatasetClass.augment import Augmentation, cut_out, draw
+from DatasetClass.augment import Augmentation, cut_out, random_values
 
 
 def test_the_cutout_compared_with_has_our_holes() -> None:
     torch.manual_seed(0)
     theirs = data_pipeline.Cutout()
     areas = torch.stack([(theirs(torch.ones(3, 32, 32))[0] == 0).sum() for _ in range(4000)])
-    draws = draw(4000, 32, Augmentation(), torch.Generator().manual_seed(1))
-    holes = cut_out(torch.ones(4000, 32, 32, 1), draws.cut, draws.hole_top, draws.hole_left, 16)
+    values = random_values(4000, 32, Augmentation(), torch.Generator().manual_seed(1))
+    holes = cut_out(torch.ones(4000, 32, 32, 1), values.cut, values.hole_top, values.hole_left, 16)
     ours = (holes == 0).sum(dim=(1, 2, 3))
     assert abs(float((areas == 0).float().mean()) - 0.5) < 0.03
     counts = [part[part > 0].bincount(minlength=257)[64:] for part in (areas, ours)]

@@ -26,8 +26,8 @@ def test_runs_that_differ_in_the_seed_are_one_curve_with_its_t_interval(tmp_path
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         for seed in range(3):
             path = tmp_path / f"{optimizer}{seed}.dat"
-            own = {"optimizer": optimizer, "rho": rho, "threads": seed, "seed": seed, "eta": 0.01}
-            paths.append(write(path, run_rows(seed), **own))
+            flags = {"optimizer": optimizer, "rho": rho, "threads": seed, "seed": seed, "eta": 0.01}
+            paths.append(write(path, run_rows(seed), **flags))
     adam, sam = plot_history.read_curves(paths, ["seed"])
     assert (adam.label, sam.label) == ("ADAM (n=3)", "SAM, rho 0.05 (n=3)")
     values = [read_history(path)[1]["val_loss"] for path in paths[:3]]

@@ -76,8 +76,8 @@ def test_fp32_is_no_autocast_and_only_fp16_scales() -> None:
 
 def tiny_state(data_dir: Path, *flags: str) -> TrainingState:
     """Training of the smallest WRN with SAM; the same weights and data for the same flags."""
-    own = (*SMALL["cifar"], "--optimizer=SAM", "--batch_size=20", *flags)
-    args = my_train_cifar.parse_args([str(flag) for flag in own])
+    words = (*SMALL["cifar"], "--optimizer=SAM", "--batch_size=20", *flags)
+    args = my_train_cifar.parse_args([str(flag) for flag in words])
     ranks = start(args)
     dataset = DatasetClass.load("cifar10", data_dir, args.batch_size, train_samples=100)
     model = models.build("cifar", depth=args.depth, width_factor=args.width_factor)

@@ -26,8 +26,8 @@ KILLS = 10
 
 
 def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
-    own = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--epochs", 3, *more)
-    return [str(flag) for flag in (*SMALL[name], *own)]
+    common = ("--data_dir", data_dir, "--out_dir", out, "--threads", 1, "--epochs", 3, *more)
+    return [str(flag) for flag in (*SMALL[name], *common)]
 
 
 def results(out: Path) -> tuple[dict, dict, list]:

@@ -118,8 +118,8 @@ def on_terminal(path: Path, columns: int, lines: int = 24, ascii_only: bool = Fa
         size = struct.pack("HHHH", lines, columns, 0, 0)
         fcntl.ioctl(0, termios.TIOCSWINSZ, size)
         unset = {"COLUMNS", "LINES", "NO_COLOR"}
-        own = {k: v for k, v in os.environ.items() if k not in unset}
-        os.execvpe(sys.executable, [sys.executable, "-c", code], own | {"TERM": "xterm"} | env)
+        kept = {k: v for k, v in os.environ.items() if k not in unset}
+        os.execvpe(sys.executable, [sys.executable, "-c", code], kept | {"TERM": "xterm"} | env)
     output = b""
     with contextlib.suppress(OSError):  # at the child's end
         while part := os.read(terminal, 65536):

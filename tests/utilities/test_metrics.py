@@ -116,9 +116,9 @@ def test_the_report_is_readable_and_says_what_scikit_learn_says() -> None:
         zero_division=0,
     )
     for name, line in zip("NSVFQ", lines[1:6], strict=True):
-        own = expected[name]
-        values = [f"{100 * own[key]:.2f}" for key in ("recall", "precision", "f1-score")]
-        assert line.split() == [name, str(int(own["support"])), *values]
+        of_class = expected[name]
+        values = [f"{100 * of_class[key]:.2f}" for key in ("recall", "precision", "f1-score")]
+        assert line.split() == [name, str(int(of_class["support"])), *values]
     assert lines[6] == "rows: true class, columns: predicted class"
     assert [list(map(int, line.split()[1:])) for line in lines[8:]] == BEATS
     assert lines[7].split() == list("NSVFQ")

@@ -149,7 +149,7 @@ def perceptron(dtype: torch.dtype = torch.float64) -> nn.Module:
 
 def matrix(of: CurvatureOperator) -> Tensor:
     """All columns of the operator."""
-    return torch.stack([of(e) for e in torch.eye(of.like.numel()).double()])
+    return torch.stack([of(e) for e in torch.eye(of.flat.numel()).double()])
 
 
 def in_batches(x: Tensor, y: Tensor, size: int = 5) -> list[tuple[Tensor, Tensor]]:

@@ -26,7 +26,7 @@ def test_products_eigenvalues_and_trace_are_the_dense_matrixs(name: str) -> None
     model, inputs, targets = case(name)
     matrix = dense(model, inputs, targets, smooth_crossentropy)
     operator = HessianOperator(model, smooth_crossentropy, [(inputs, targets)])
-    assert operator.like.numel() == len(matrix)
+    assert operator.flat.numel() == len(matrix)
     vector = torch.randn(len(matrix), generator=generator(), dtype=torch.float64)
     torch.testing.assert_close(operator(vector), matrix @ vector, rtol=1e-8, atol=1e-10)
 
@@ -78,7 +78,7 @@ def test_an_unequal_last_batch_changes_nothing() -> None:
     loss = nn.functional.cross_entropy  # the mean over a batch, as PyHessian's users pass it
     whole = HessianOperator(model, loss, [(x, y)])
     parts = HessianOperator(model, loss, [(x[:4], y[:4]), (x[4:], y[4:])])
-    vector = torch.randn(whole.like.numel(), generator=generator(), dtype=torch.float64)
+    vector = torch.randn(whole.flat.numel(), generator=generator(), dtype=torch.float64)
     torch.testing.assert_close(parts(vector), whole(vector))
 
 

@@ -98,7 +98,7 @@ def test_parameters_of_two_types_give_products_in_the_wider() -> None:
     wide = matrix(hessian(model, F.cross_entropy, data=points()).operator)
     model = nn.Sequential(model[0], nn.Tanh(), Cast(), model[2].float())
     found = hessian(model, F.cross_entropy, data=points())
-    assert found.operator.like.dtype == torch.float64
+    assert found.operator.flat.dtype == torch.float64
     torch.testing.assert_close(matrix(found.operator), wide, rtol=1e-4, atol=1e-6)
 
 
