@@ -1,32 +1,28 @@
 """Trainings of several processes, forked with the environment that torchrun sets.
 
-Importing torch takes seconds, which forks need not. Without torchrun nobody ends a process that
-waits for one that is gone.
+Without torchrun nobody ends a process that waits for one that is gone.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forks
 import pandas as pd
-import pytest
 import torch
 from conftest import SMALL
 
-import DatasetClass.TUD  # noqa: F401 - its PyTorch Geometric is imported here, for all forks
-from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
 from utilities import checkpoint, cli
 
-MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": my_train_GCN.main}
-LIMIT = 60  # seconds after which processes count as hanging
-Prepare = Callable[[int], None]  # what to change in a process, by its rank, before it trains
+# What to change in a process, by its rank, before it trains; a function of a module.
+Prepare = Callable[[int], None]
 
 
 def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
@@ -34,64 +30,55 @@ def flags(name: str, data_dir: Path, out: Path, *more: object) -> list[str]:
     return [str(flag) for flag in (*SMALL[name], *common)]
 
 
+def unchanged(rank: int) -> None:
+    """Train as the scripts do."""
+
+
 def start(
-    name: str, argv: list[str], out: Path, world: int = 2, prepare: Prepare = lambda rank: None
-) -> list[int]:
+    name: str, argv: list[str], out: Path, world: int = 2, prepare: Prepare = unchanged
+) -> list[BaseProcess]:
     """Start a training of ``world`` processes; what each prints is in ``out``/<rank>.txt."""
     out.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                text = os.open(out / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(text, 1)
-                os.dup2(text, 2)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-                sys.argv = [f"trainings/my_train_{name}.py", *argv]
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                cli.GRACE = 0.0
-                prepare(rank)
-                cli.run(MAINS[name])
-                code = 0
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
-    return children
+    torchrun = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **torchrun} for rank in range(world)]
+    return [forks.start(_train, name, argv, out, rank, prepare) for rank in ranks]
 
 
-def wait(children: list[int]) -> list[int]:
+def _train(
+    name: str, argv: list[str], out: Path, environment: dict[str, object], prepare: Prepare
+) -> None:
+    os.environ |= {key: str(value) for key, value in environment.items()}
+    rank = int(os.environ["RANK"])
+    text = os.open(out / f"{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(text, 1)
+    os.dup2(text, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    sys.argv = [f"trainings/my_train_{name}.py", *argv]
+    cli.GRACE = 0.0
+    prepare(rank)
+    cli.run(importlib.import_module(forks.SCRIPTS[name]).main)
+
+
+def wait(children: list[BaseProcess]) -> list[int]:
     """Their exit codes; fails where one doesn't end."""
-    codes: dict[int, int] = {}
-    until = time.monotonic() + LIMIT
-    while len(codes) < len(children):
-        for child in set(children) - codes.keys():
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > until:
-            for child in set(children) - codes.keys():
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            pytest.fail("a process hangs")
-        time.sleep(0.01)
-    return [codes[child] for child in children]
+    until = time.monotonic() + forks.LIMIT
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+    hanging = [child for child in children if child.is_alive()]
+    for child in hanging:
+        child.kill()
+        child.join()
+    assert not hanging, "a process hangs"
+    return [forks.end(child) for child in children]
 
 
 def train(name: str, argv: list[str], out: Path, world: int = 2, **more) -> None:
-    assert wait(start(name, argv, out, world, **more)) == [0] * world, printed(out)
+    codes = wait(start(name, argv, out, world, **more))
+    assert codes == [0] * world, (codes, printed(out))
 
 
 def printed(out: Path) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import run_script
+from conftest import Run, run_script
 from nbclient import NotebookClient
 
 from utilities.files import ROOT, locked
@@ -33,10 +33,12 @@ def test_demo_ends_with_the_picture_and_the_table(demo: tuple[Path, str]) -> Non
         assert (out / "plots" / f"eig_{name}.png").is_file()
 
 
-def test_demo_can_be_run_again(demo: tuple[Path, str]) -> None:
+def test_demo_can_be_run_again(demo: tuple[Path, str], run_here: Run) -> None:
+    from demo import main
+
     out, _ = demo
     flags = ("--epochs", 3, "--points", 5, "--probes", 2)
-    done = run_script("demo.py", "--out_dir", out, "--data_dir", out / "data", *flags)
+    done = run_here(main, "--out_dir", out, "--data_dir", out / "data", *flags)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import Run
 from torchvision import transforms
 
 import DatasetClass
@@ -137,12 +137,12 @@ def test_cifar100_is_normalised_by_its_training_images_alone(hundred: Path, tmp_
 
 
 def test_the_script_trains_on_cifar100_and_the_checkpoint_says_so(
-    hundred: Path, tmp_path: Path
+    hundred: Path, tmp_path: Path, run_here: Run
 ) -> None:
     small = ("--depth", 10, "--width_factor", 1, "--epochs", 1, "--threads", 1)
     flags = ("--dataset", "cifar100", "--pad", "reflect", "--crop_padding", 2, "--cutout", 8)
     folders = ("--data_dir", hundred, "--out_dir", tmp_path)
-    done = run_script("trainings/my_train_cifar.py", *small, *flags, *folders)
+    done = run_here(main, *small, *flags, *folders)
     assert done.returncode == 0, done.stderr
     assert "cifar100: 100 classes" in done.stdout
     assert "\naquarium_fish  " in done.stdout  # the classes by their names

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import random
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from forks import result_of
 from torch import nn
 
 from benchmarks import kill_saves, plain, training_throughput
@@ -23,28 +26,42 @@ def arguments(data_dir: Path, *flags: str) -> argparse.Namespace:
     return training_throughput.parse_args([*common, *flags])
 
 
-def test_no_kill_leaves_an_unreadable_or_a_lost_checkpoint(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    found = kill_saves.main(["--kills=20", "--others=0"])
+def kill_ours(*flags: str) -> tuple[list[kill_saves.Outcome], str]:
+    """What the benchmark finds and prints; it forks."""
+    with redirect_stdout(StringIO()) as printed:
+        found = kill_saves.main(flags)
+    return found, printed.getvalue()
+
+
+def test_no_kill_leaves_an_unreadable_or_a_lost_checkpoint() -> None:
+    found, printed = result_of(kill_ours, "--kills=20", "--others=0")
     assert [f.kills for f in found] == [10, 10]
     assert all(f.saves >= f.kills for f in found)
     assert all(f.unreadable == f.lost == 0 for f in found)
     assert found[0].size > 5_000_000
-    assert "| a GCN's training, resumed | 0.1" in capsys.readouterr().out
+    assert "| a GCN's training, resumed | 0.1" in printed
+
+
+def kill_in_place(folder: Path) -> kill_saves.Outcome:
+    writer = kill_saves.others(folder)[1]
+    return kill_saves.kill_often(writer, kills=12, window=0.05, moments=random.Random(0))
 
 
 def test_kills_are_found_in_files_written_in_place(tmp_path: Path) -> None:
-    writer = kill_saves.others(tmp_path)[1]
-    found = kill_saves.kill_often(writer, kills=12, window=0.05, moments=random.Random(0))
+    found = result_of(kill_in_place, tmp_path)
     assert found.unreadable >= 1  # 57 of 60, where it was measured
     assert found.lost >= found.unreadable
 
 
-def test_a_victim_that_ends_by_itself_is_no_kill(tmp_path: Path) -> None:
-    victim = kill_saves.Victim("quitter", lambda tell: tell(1), lambda: 1, tmp_path / "x")
-    with pytest.raises(RuntimeError, match="quitter: ended before"):
+def kill_a_quitter(folder: Path) -> str:
+    victim = kill_saves.Victim("quitter", lambda tell: tell(1), lambda: 1, folder / "x")
+    with pytest.raises(RuntimeError) as error:
         kill_saves.kill(victim, 0.2)
+    return str(error.value)
+
+
+def test_a_victim_that_ends_by_itself_is_no_kill(tmp_path: Path) -> None:
+    assert "quitter: ended before" in result_of(kill_a_quitter, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from forks import await_saves
 from processes import (
     Prepare,
     best_of,
@@ -20,6 +21,7 @@ from processes import (
     printed,
     start,
     train,
+    unchanged,
     wait,
 )
 
@@ -32,19 +34,15 @@ from utilities import checkpoint
 from utilities.metrics import Total
 
 
-def keep_weights(out: Path) -> Prepare:
+def keep_weights(out: Path, rank: int) -> None:
     """Let each process save its own weights and buffers at each epoch's end."""
+    whole = state.TrainingState.end_epoch
 
-    def prepare(rank: int) -> None:
-        whole = state.TrainingState.end_epoch
+    def end_epoch(self: state.TrainingState) -> None:
+        whole(self)
+        torch.save(self.model.state_dict(), out / f"rank{rank}.pt")
 
-        def end_epoch(self: state.TrainingState) -> None:
-            whole(self)
-            torch.save(self.model.state_dict(), out / f"rank{rank}.pt")
-
-        state.TrainingState.end_epoch = end_epoch
-
-    return prepare
+    state.TrainingState.end_epoch = end_epoch
 
 
 # --- equal to one process -------------------------------------------------------------------------
@@ -93,7 +91,7 @@ def test_ascent_along_each_own_gradient_is_another_training_with_one_result(
         out = tmp_path / sync
         argv = flags("cifar", data_dir, out, "--optimizer=SAM", "--epochs=2", "--batch_size=60")
         out.mkdir()
-        train("cifar", [*argv, sync], out, prepare=keep_weights(out))
+        train("cifar", [*argv, sync], out, prepare=partial(keep_weights, out))
         first, second = (torch.load(out / f"rank{rank}.pt") for rank in (0, 1))
         assert equal(first, second)  # batch norm's running statistics too
         weights[sync] = first
@@ -141,10 +139,10 @@ def full_disk(rank: int) -> None:
 @pytest.mark.parametrize(
     ("more", "prepare", "message"),
     [
-        (["--batch_size=15"], lambda rank: None, "not a multiple of the 2 processes"),
-        (["--train_samples=1"], lambda rank: None, "1 training samples for 2 processes"),
-        (["--sync_batch_norm"], lambda rank: None, "torch has it on GPUs only"),
-        (["--optimizer=SGD"], lambda rank: None, "holds another run, with --learning_rate"),
+        (["--batch_size=15"], unchanged, "not a multiple of the 2 processes"),
+        (["--train_samples=1"], unchanged, "1 training samples for 2 processes"),
+        (["--sync_batch_norm"], unchanged, "torch has it on GPUs only"),
+        (["--optimizer=SGD"], unchanged, "holds another run, with --learning_rate"),
         (["--overwrite", "--optimizer=SAM"], nan_on_the_second, "epoch 1, batch 3 (step 3)"),
         (["--overwrite"], full_disk, "No space left"),
     ],
@@ -169,47 +167,47 @@ def test_a_run_of_two_killed_and_stopped_ends_bit_for_bit_as_one_never_stopped(
 ) -> None:
     options = ["--optimizer=SAM", "--no-ascent_sync", "--fsam_sigma=1", "--average=ema"]
     options += ["--batch_size=4", "--save_seconds=0", "--epochs=4", "--dropout=0.3"]
-    started = time.monotonic()
     train("mitbih", flags("mitbih", data_dir, tmp_path / "a", *options), tmp_path / "a")
-    whole = time.monotonic() - started
     out = tmp_path / "b"
     argv = flags("mitbih", data_dir, out, *options, "--resume")
-    draw, kills = random.Random(3), 0
+    draw = random.Random(3)
     for victims in ([0, 1], [1], [0]):  # both at once, or one, which the other must not survive
         children = start("mitbih", argv, out)
-        time.sleep(draw.uniform(0.3, 0.5) * whole)
+        await_saves(out, draw.randint(1, 3), children)
+        time.sleep(draw.uniform(0, 0.02))  # at any moment of a step
         for victim in victims:
-            os.kill(children[victim], signal.SIGKILL)
-        kills += wait(children)[victims[0]] == -signal.SIGKILL
-    children = start("mitbih", argv, out)
-    time.sleep(0.4 * whole)
-    for child in children:
-        os.kill(child, signal.SIGTERM)
-    if wait(children) == [143, 143]:
-        kills += 1
+            children[victim].kill()
+        assert wait(children)[victims[0]] == -signal.SIGKILL
+    within_an_epoch = None
+    while within_an_epoch is None:  # it may stop at the end of one
+        children = start("mitbih", argv, out)
+        await_saves(out, 1, children)
+        for child in children:
+            child.terminate()
+        assert wait(children) == [143, 143]
         assert "torchrun --nproc_per_node=2 trainings/my_train_mitbih.py" in printed(out)[0]
         assert not printed(out)[1]
-        if last_of(out)["resume"]["train"]["order"] is not None:
-            assert wait(start("mitbih", argv, out, world=1)) == [2]
-            assert "within an epoch by 2 processes, not 1" in printed(out)[0]
-    assert kills >= 2
+        within_an_epoch = last_of(out)["resume"]["train"]["order"]
+    assert wait(start("mitbih", argv, out, world=1)) == [2]
+    assert "within an epoch by 2 processes, not 1" in printed(out)[0]
     train("mitbih", argv, out)
     for load in (best_of, last_of):
         assert equal(load(tmp_path / "a")["state_dict"], load(out)["state_dict"])
     assert history(tmp_path / "a").equals(history(out))
 
 
+def stop_after_second(rank: int) -> None:
+    save = files.RunFiles.save
+
+    def last_save(self: files.RunFiles, now: state.TrainingState) -> None:
+        save(self, now)
+        if now.epoch == 2:
+            raise KeyboardInterrupt
+
+    files.RunFiles.save = last_save
+
+
 def test_another_number_of_processes_goes_on_after_an_epoch(data_dir: Path, tmp_path: Path) -> None:
-    def stop_after_second(rank: int) -> None:
-        save = files.RunFiles.save
-
-        def last_save(self: files.RunFiles, now: state.TrainingState) -> None:
-            save(self, now)
-            if now.epoch == 2:
-                raise KeyboardInterrupt
-
-        files.RunFiles.save = last_save
-
     more = ("--save_seconds=0", "--epochs=4", "--batch_size=9", "--optimizer=SAM")  # 28 graphs
     argv = flags("GCN", data_dir, tmp_path, *more, "--resume")
     assert wait(start("GCN", argv, tmp_path, world=3, prepare=stop_after_second)) == [130] * 3

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, run_script
-from forks import end, killed_after_a_save, training
+from conftest import SMALL, Run
+from forks import LIMIT, end, killed_after_a_save, training
 from toy import Toy, train
 
-from trainings import my_train_GCN
+from trainings import my_train_cifar, my_train_GCN
 from utilities import checkpoint
 from utilities.files import ROOT
 from utilities.interrupt import Interrupted
@@ -38,6 +38,13 @@ def results(out: Path) -> tuple[dict, dict, list]:
     contents = [checkpoint.load(path) for path in (best, last)]
     weights = [{**c["state_dict"], "epoch": torch.tensor(c["epoch"])} for c in contents]
     return weights[0], weights[1], table.drop(columns="seconds").to_numpy().tolist()
+
+
+def step_seconds(out: Path) -> float:
+    """What a step of a whole run took on average."""
+    table = pd.read_table(next((out / "outputs").glob("*.dat")), comment="#")
+    last = checkpoint.load(next((out / "to_plot").glob("*_last.pt")))
+    return table["seconds"].sum() / last["resume"]["steps"]
 
 
 def equal(a: tuple[dict, dict, list], b: tuple[dict, dict, list]) -> bool:
@@ -61,15 +68,13 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
 ) -> None:
     # Saved after each step: half of the time goes into writing.
     common = [*options, "--batch_size=8", "--save_seconds=0"]
-    started = time.monotonic()
     assert end(training(name, flags(name, data_dir, tmp_path / "a", *common))) == 0
-    whole = time.monotonic() - started
+    step = step_seconds(tmp_path / "a")
     argv = flags(name, data_dir, tmp_path / "b", *common, "--resume")
-    draw, kills = random.Random(name), 0
-    while kills < KILLS:  # three steps at most from one to the next, of which there are 69 or more
-        delay = draw.uniform(0, 3) * whole / 69
-        assert killed_after_a_save(name, argv, tmp_path / "b", delay), f"over after {kills} kills"
-        kills += 1
+    draw = random.Random(name)
+    for kill in range(KILLS):  # two steps or three from one to the next: there are 69 or more
+        saves, delay = draw.randint(1, 2), draw.uniform(0, step)
+        assert killed_after_a_save(name, argv, tmp_path / "b", saves, delay), f"over: {kill} kills"
         for path in (tmp_path / "b" / "to_plot").glob("model*.pt"):
             checkpoint.load(path)  # readable after every kill
     assert end(training(name, argv)) == 0
@@ -79,7 +84,9 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_says_how_to_go_on(number: int, data_dir: Path, tmp_path: Path) -> None:
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, data_dir: Path, tmp_path: Path, run_here: Run
+) -> None:
     argv = flags("cifar", data_dir, tmp_path, "--optimizer=SAM", "--epochs=200")
     command = [sys.executable, str(ROOT / "trainings/my_train_cifar.py"), *argv]
     run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True, bufsize=1)
@@ -88,41 +95,41 @@ def test_a_signal_saves_and_says_how_to_go_on(number: int, data_dir: Path, tmp_p
         if line.strip().startswith("2 "):  # the second epoch is done
             break
     run.send_signal(number)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=LIMIT)
     assert run.returncode == 128 + number
     assert len(errors.splitlines()) == 1
     again = shlex.split(errors.split("go on with: ")[1])
     assert again[:2] == ["python", str(ROOT / "trainings/my_train_cifar.py")]
     before = checkpoint.load(next((tmp_path / "to_plot").glob("*_last.pt")))
     assert before["resume"]["train"]["order"] is not None  # within an epoch
-    killed = subprocess.run(
-        [sys.executable, *again[1:], "--epochs=3"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert killed.returncode == 2 and "another run, with --epochs 200" in killed.stderr
+    refused = run_here(my_train_cifar.main, *again[2:], "--epochs=3")
+    assert refused.returncode == 2 and "another run, with --epochs 200" in refused.stderr
 
 
-def test_an_unfinished_run_is_not_started_over_by_mistake(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_not_started_over_by_mistake(tmp_path: Path, run_here: Run) -> None:
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=40"]
     argv += ["--save_seconds=0"]
-    assert killed_after_a_save("GCN", argv, tmp_path, 0.0)
-    done = run_script("trainings/my_train_GCN.py", *argv)
+    assert killed_after_a_save("GCN", argv, tmp_path)
+    done = run_here(my_train_GCN.main, *argv)
     assert done.returncode == 2
     assert "of 40 epochs; add --resume to go on, or --overwrite" in done.stderr
     my_train_GCN.main([*argv, "--resume"])
-    finished = run_script("trainings/my_train_GCN.py", *argv, "--resume")
+    finished = run_here(my_train_GCN.main, *argv, "--resume")
     assert finished.returncode == 0
     assert "is finished, 40 of 40 epochs" in finished.stdout
     table = pd.read_table(tmp_path / "outputs" / "my_train_GCN_ADAM_0.0.dat", comment="#")
     assert table["epoch"].tolist() == list(range(1, 41))
 
 
-def test_the_second_of_two_runs_stops_and_a_killed_ones_lock_is_free(tmp_path: Path) -> None:
+def test_the_second_of_two_runs_stops_and_a_killed_ones_lock_is_free(
+    tmp_path: Path, run_here: Run
+) -> None:
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1"]
     first = training("GCN", [*argv, "--epochs=100000"])
     try:
         while not list(tmp_path.glob("outputs/*.dat")) and first.is_alive():
             time.sleep(0.05)
-        done = run_script("trainings/my_train_GCN.py", *argv, "--epochs=100000")
+        done = run_here(my_train_GCN.main, *argv, "--epochs=100000")
     finally:
         first.kill()
         assert end(first) == -signal.SIGKILL
@@ -147,14 +154,14 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_state(tmp_path: Path) -
     assert all(path.read_bytes() == old for path, old in files.items())
 
 
-def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+def test_a_damaged_state_is_named(tmp_path: Path, run_here: Run) -> None:
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=1"]
     my_train_GCN.main(argv)
     path = next(tmp_path.glob("to_plot/*_last.pt"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    done = run_script("trainings/my_train_GCN.py", *argv, "--resume")
+    done = run_here(my_train_GCN.main, *argv, "--resume")
     assert done.returncode == 2
     assert path.name in done.stderr and len(done.stderr.splitlines()) == 1
 

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import LIMIT, flags, history, last_of
+from forks import LIMIT
+from processes import flags, history, last_of
 
 from trainings import my_train_GCN
 from utilities.files import ROOT

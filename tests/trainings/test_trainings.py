@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, run_script
+from conftest import SMALL, Run
 
 import DatasetClass
 import models
-from trainings import my_train_cifar, optimizers
+from trainings import my_train_cifar, my_train_mitbih, optimizers
 from trainings.my_train_cifar import DEFAULTS as CIFAR
 from trainings.my_train_GCN import DEFAULTS as GCN
 from trainings.my_train_GCN import main as train_gcn
@@ -21,6 +21,7 @@ from utilities import checkpoint
 from utilities.files import ROOT
 
 TASKS = {"cifar": CIFAR, "mitbih": MITBIH, "GCN": GCN}
+MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": train_gcn}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -79,11 +80,12 @@ def test_sam_on_zero_rho_is_its_base_and_learning_happens(tmp_path: Path) -> Non
     assert table["train_loss"].iloc[-1] < table["train_loss"].iloc[0]
 
 
-def test_two_runs_with_one_seed_are_bitwise_equal(trained, data_dir: Path, tmp_path: Path) -> None:
+def test_two_runs_with_one_seed_are_bitwise_equal(
+    trained, data_dir: Path, tmp_path: Path, run_here: Run
+) -> None:
     name = "GCN"
     common = ("--data_dir", data_dir, "--out_dir", tmp_path, "--epochs", 2, "--threads", 1)
-    script = f"trainings/my_train_{name}.py"
-    done = run_script(script, "--optimizer", "SAM", *SMALL[name], *common)
+    done = run_here(train_gcn, "--optimizer", "SAM", *SMALL[name], *common)
     assert done.returncode == 0, done.stderr
     ours = checkpoint.load(tmp_path / "to_plot" / trained[name].name)["state_dict"]
     theirs = checkpoint.load(trained[name])["state_dict"]
@@ -133,8 +135,10 @@ def test_a_diverged_run_stops_and_names_the_batch(tmp_path: Path) -> None:
         (["--dataset", "../x"], "not a name of TUDataset"),
     ],
 )
-def test_bad_flags_are_one_line_and_code_2(flags, message: str, tmp_path: Path) -> None:
-    done = run_script("trainings/my_train_GCN.py", *flags, "--out_dir", tmp_path)
+def test_bad_flags_are_one_line_and_code_2(
+    flags, message: str, tmp_path: Path, run_here: Run
+) -> None:
+    done = run_here(train_gcn, *flags, "--out_dir", tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -142,28 +146,30 @@ def test_bad_flags_are_one_line_and_code_2(flags, message: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["cifar", "mitbih"])
-def test_damaged_data_are_one_line_and_code_2(name: str, data_dir: Path, tmp_path: Path) -> None:
+def test_damaged_data_are_one_line_and_code_2(
+    name: str, data_dir: Path, tmp_path: Path, run_here: Run
+) -> None:
     files = {"cifar": ["cifar10.npz"], "mitbih": ["mitbih_train.csv", "mitbih_test.csv"]}[name]
     for file in files:
         whole = (data_dir / file).read_bytes()
         (tmp_path / file).write_bytes(whole[: len(whole) // 3])
-    done = run_script(f"trainings/my_train_{name}.py", "--data_dir", tmp_path, "--epochs", 1)
+    done = run_here(MAINS[name], "--data_dir", tmp_path, "--epochs", 1)
     assert done.returncode == 2
     assert files[0] in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_file_in_the_folders_way_is_found_before_training(tmp_path: Path) -> None:
+def test_a_file_in_the_folders_way_is_found_before_training(tmp_path: Path, run_here: Run) -> None:
     (tmp_path / "outputs").write_text("in the way")
-    done = run_script("trainings/my_train_GCN.py", "--data_dir", tmp_path, "--out_dir", tmp_path)
+    done = run_here(train_gcn, "--data_dir", tmp_path, "--out_dir", tmp_path)
     assert done.returncode == 2
     assert "outputs" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_help_shows_the_defaults_that_are_used(name: str) -> None:
-    done = run_script(f"trainings/my_train_{name}.py", "--help")
+def test_help_shows_the_defaults_that_are_used(name: str, run_here: Run) -> None:
+    done = run_here(MAINS[name], "--help")
     assert done.returncode == 0
     text = " ".join(done.stdout.split())
     defaults = TASKS[name]

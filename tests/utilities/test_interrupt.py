@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forks import LIMIT, SERVER, end, start
 
-from trainings import my_train_GCN
+from trainings import fit, my_train_GCN
 from utilities import checkpoint, cli
 from utilities.interrupt import SIGNALS, Interrupted, Interruption
 from utilities.ranks import Ranks
@@ -106,66 +109,51 @@ def test_a_scripts_exit_code_is_128_and_the_signals_number() -> None:
     assert Interrupted(signal.SIGINT, "stopped").code == 130
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a child process with the usual handlers."""
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        try:
-            work()
-        except KeyboardInterrupt:
-            os._exit(9)
-        finally:
-            os._exit(0)
-    return child
+def with_usual_handlers(work: Callable[..., None], *args: Any) -> None:
+    """Call ``work`` in this child process, whatever the handlers that it was started with."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        work(*args)
+    except KeyboardInterrupt:
+        sys.exit(9)
+
+
+def save_slowly(pipe: Connection) -> None:
+    with Interruption(ALONE) as interruption:
+        pipe.send("training")
+        while not interruption.number:
+            time.sleep(0.001)
+        pipe.send("saving")
+        time.sleep(2 * LIMIT)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 9), (signal.SIGTERM, -15)])
 def test_a_second_signal_ends_a_save_that_takes_long(number: int, code: int) -> None:
-    reading, writing = os.pipe()
-
-    def save_slowly() -> None:
-        with Interruption(ALONE) as interruption:
-            os.write(writing, b"a")
-            while not interruption.number:
-                time.sleep(0.001)
-            os.write(writing, b"b")  # saving
-            time.sleep(60)
-
-    started = time.monotonic()
-    child = in_child(save_slowly)
-    for _ in range(2):
-        os.read(reading, 1)
-        os.kill(child, number)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
-    assert time.monotonic() - started < 30
+    ours, theirs = SERVER.Pipe(duplex=False)
+    child = start(with_usual_handlers, save_slowly, theirs)
+    for state in ("training", "saving"):
+        assert ours.poll(LIMIT) and ours.recv() == state
+        os.kill(child.pid, number)
+    assert end(child) == code
 
 
-def test_a_script_stopped_twice_leaves_at_once_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With both signals within a step: the second comes before the save."""
-
+def train_with_two_signals_in_a_step(folder: Path) -> None:
     def twice(*rest: object) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    def script() -> None:
-        for stream in (1, 2):
-            os.dup2(os.open(tmp_path / f"stream{stream}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        try:
-            cli.run(my_train_GCN.main)
-        except SystemExit as end:
-            sys.stderr.flush()
-            os._exit(int(end.code or 0))
+    fit.pause = twice
+    sys.stdout, sys.stderr = ((folder / name).open("w") for name in ("stdout", "stderr"))
+    argv = ["--data_dir", folder, "--out_dir", folder, "--epochs=3", "--threads=1"]
+    sys.argv = ["my_train_GCN.py", *map(str, argv)]
+    cli.run(my_train_GCN.main)
 
-    argv = ["my_train_GCN.py", "--data_dir", tmp_path, "--out_dir", tmp_path, "--epochs=3"]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in argv])
-    monkeypatch.setattr("trainings.fit.pause", twice)
-    status = os.waitpid(in_child(script), 0)[1]
-    assert os.waitstatus_to_exitcode(status) == 130
-    assert (tmp_path / "stream2").read_text() == "my_train_GCN.py: interrupted\n"
+
+def test_a_script_stopped_twice_leaves_at_once_with_one_line(tmp_path: Path) -> None:
+    """With both signals within a step: the second comes before the save."""
+    child = start(with_usual_handlers, train_with_two_signals_in_a_step, tmp_path)
+    assert end(child) == 130
+    assert (tmp_path / "stderr").read_text() == "my_train_GCN.py: interrupted\n"
     (path,) = tmp_path.glob("to_plot/*.pt")
     assert checkpoint.load(path)["resume"]["steps"] == 0  # that from before the first step

@@ -97,22 +97,19 @@ def test_the_time_left_is_that_of_this_runs_mean_epoch(
 
 # --- the screen -----------------------------------------------------------------------------------
 SHOW = """
-import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_log import SETTINGS, Log, row
-with Log(Path({path!r}), SETTINGS, 20, []) as log:
+from utilities.log import Log
+with Log(Path({path!r}), {settings}, 20, []) as log:
     log.say("a line " + "of words " * 8 + "\\u00fc" * {accents})
-    for epoch in range(1, 21):
-        log(**row(epoch))
+    for row in {rows}:
+        log(**row)
 """
 
 
 def on_terminal(path: Path, columns: int, lines: int = 24, ascii_only: bool = False, **env) -> str:
     """What a run of 20 epochs writes to a pseudo-terminal of this size."""
-    code = SHOW.format(
-        path=str(path), tests=str(Path(__file__).parent), accents=int(not ascii_only)
-    )
+    rows = [row(epoch) for epoch in range(1, 21)]
+    code = SHOW.format(path=str(path), settings=SETTINGS, rows=rows, accents=int(not ascii_only))
     child, terminal = pty.fork()
     if child == 0:
         size = struct.pack("HHHH", lines, columns, 0, 0)

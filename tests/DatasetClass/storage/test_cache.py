@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import end, start
 
 from DatasetClass.storage.cache import cached
 
@@ -129,13 +129,8 @@ def prepare(folder: Path, number: int) -> None:
 
 
 def test_processes_that_come_at_once_prepare_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=prepare, args=(tmp_path, i)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0] * 4
+    workers = [start(prepare, tmp_path, i) for i in range(4)]
+    assert [end(worker) for worker in workers] == [0] * 4
     assert len(list(tmp_path.glob("made*"))) == 1
 
 

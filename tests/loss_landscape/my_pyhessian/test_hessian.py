@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_script
+from conftest import Run
 from curvature_cases import case, dense, generator
 from torch import nn
 
 from loss_landscape.my_pyhessian import density_plot
-from loss_landscape.my_pyhessian.hessian import hessian
+from loss_landscape.my_pyhessian.hessian import hessian, main
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.spectrum_file import read_spectrum
 from loss_landscape.my_pyhessian.stochastic import standard_error
@@ -122,7 +122,9 @@ def test_bad_input_is_refused() -> None:
         hessian(model, smooth_crossentropy, data=(x * math.nan, y))
 
 
-def test_the_scripts_write_a_spectrum_and_its_picture(trained, data_dir, tmp_path: Path) -> None:
+def test_the_scripts_write_a_spectrum_and_its_picture(
+    trained, data_dir, tmp_path: Path, run_here: Run
+) -> None:
     common = ("--data_dir", data_dir, "--out_dir", tmp_path, "--threads", 1)
     flags = (
         "--probes",
@@ -138,7 +140,7 @@ def test_the_scripts_write_a_spectrum_and_its_picture(trained, data_dir, tmp_pat
     )
     for name in trained:
         model = ("--model_file", trained[name], "--samples", 20)
-        done = run_script("loss_landscape/my_pyhessian/hessian.py", *model, *flags, *common)
+        done = run_here(main, *model, *flags, *common)
         assert done.returncode == 0, done.stderr
         suffix = "_TINY" if name == "GCN" else ""
         stem = tmp_path / "Eigenvalues" / f"{name}_SAM{suffix}"
@@ -149,6 +151,6 @@ def test_the_scripts_write_a_spectrum_and_its_picture(trained, data_dir, tmp_pat
         assert len(record["residuals"]) == 1
         assert record["trace_standard_error"] > 0
         assert density_plot.main(["--spectrum", str(stem), "--out_dir", str(tmp_path)]).is_file()
-    again = run_script("loss_landscape/my_pyhessian/hessian.py", *model, *flags[:-1], 21, *common)
+    again = run_here(main, *model, *flags[:-1], 21, *common)
     assert again.returncode == 2
     assert "differs in --max_steps" in again.stderr
