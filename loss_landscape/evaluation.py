@@ -21,11 +21,12 @@ from torch import Tensor
 from DatasetClass.batches import Batch
 from loss_landscape.directions import Direction
 from loss_landscape.restore import Restored
-from loss_landscape.surface_file import Surface, done, write_cells
+from loss_landscape.surface_file import Surface, done, read_surface, with_zero, write_cells
 from utilities.metrics import evaluate
 from utilities.progress import Progress
 
 PAUSE = 1.0  # seconds between two writes: a point may take milliseconds
+SAME = 1e-3  # relative; other machines round otherwise
 MOST_POINTS = 100_000  # of an axis
 
 
@@ -37,7 +38,7 @@ class Axis(NamedTuple):
     num: int
 
     def points(self) -> np.ndarray:
-        return np.linspace(self.low, self.high, self.num)
+        return with_zero(np.linspace(self.low, self.high, self.num))
 
 
 def axis(text: str) -> Axis:
@@ -172,20 +173,30 @@ def standard_error(losses: Tensor) -> float:
 def compute(path: Path, surface: Surface, measure: Measure) -> None:
     """Measure at each point that is not done yet; what is measured is soon on disk.
 
-    It is written at least each second, and before an exception or Ctrl-C leaves. At most one block
-    of points is lost where one takes longer.
-
     Args:
         path: the file, with the names that ``measure`` gives.
         surface: its grid.
         measure: is handed blocks of the points that are not done.
+
+    Raises:
+        ValueError: a point that is done has another value now.
     """
     finished = done(path)
-    cells = np.argwhere(~finished)
-    if len(cells) < finished.size:
+    if finished.any():
         print(f"{path}: {finished.sum():,} of {finished.size:,} points are there already")
+    if finished.any() and not finished.all():
+        refuse_changed(path, measure)
+    measure_cells(path, surface, measure, np.argwhere(~finished))
+
+
+def measure_cells(path: Path, surface: Surface, measure: Measure, cells: np.ndarray) -> None:
+    """Measure at ``cells`` (k, axes), and write that at least each second.
+
+    It is written before an exception or Ctrl-C leaves, too. At most one block of points is lost
+    where one takes longer.
+    """
     values = {name: np.full(surface.shape, np.nan) for name in measure.names}
-    fresh = np.zeros_like(finished)  # measured, but not on disk
+    fresh = np.zeros(surface.shape, dtype=bool)  # measured, but not on disk
     written = time.monotonic()
     try:
         with Progress("points of the surface", len(cells)) as progress:
@@ -202,3 +213,26 @@ def compute(path: Path, surface: Surface, measure: Measure) -> None:
                 progress.update(len(block))
     finally:
         write_cells(path, fresh, values)
+
+
+def refuse_changed(path: Path, measure: Measure) -> None:
+    """Measure once more the point of a surface that is done and lies nearest to the checkpoint.
+
+    The file says which checkpoint and settings it is of, but not what the data were.
+
+    Raises:
+        ValueError: a loss there isn't what it was, beyond what another machine's rounding makes.
+    """
+    surface = read_surface(path)
+    cells = np.argwhere(done(path))
+    points = surface.points(cells)
+    nearest = np.square(points).sum(axis=1).argmin()
+    now = measure(points[nearest, None])
+    for name in (name for name in measure.names if name.endswith("_loss")):
+        before = surface.values[name][tuple(cells[nearest])]
+        if not np.isclose(now[name][0], before, rtol=SAME, atol=SAME**2, equal_nan=True):
+            raise ValueError(
+                f"{path}: {name} at {points[nearest].tolist()} was {before:.6g} and is "
+                f"{now[name][0]:.6g} now, so data or code have changed, or are random; name "
+                "another --surf_file or replace this one with --overwrite"
+            )

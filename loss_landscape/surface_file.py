@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from loss_landscape.directions import Direction
-from utilities.files import atomic_write
+from utilities.files import atomic_write, sync
 
 GROUPS = ("xdirection", "ydirection")
 ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
@@ -140,7 +140,9 @@ def write_cells(path: Path, cells: np.ndarray, values: dict[str, np.ndarray]) ->
     with _open(path, "r+") as file:
         for name, value in values.items():
             file[name][cells] = value[cells]
-        file.flush()  # first the values, then the claim that they are there
+        # First the values, then the claim that they are there, also on a disk that loses power.
+        file.flush()
+        sync(path)
         file["done"][cells] = True
 
 
@@ -166,6 +168,10 @@ def read_surface(path: Path) -> Surface:
         values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)
+    if finished is None and y is not None and len(x) != len(y):
+        # loss-landscape fills row after row of (y, x) into an array that it makes as (x, y).
+        turned = [n for n, value in values.items() if value.shape == surface.shape[::-1]]
+        values |= {name: values[name].reshape(surface.shape) for name in turned}
     shapes = {name: value.shape for name, value in values.items()}
     for name, shape in (shapes if finished is None else {**shapes, "done": finished.shape}).items():
         if shape != surface.shape:
@@ -186,6 +192,18 @@ def read_directions(path: Path) -> list[Direction]:
         ]
 
 
+def with_zero(points: np.ndarray) -> np.ndarray:
+    """``points`` (n,) with the one that only rounding keeps from 0 at 0: there is the checkpoint.
+
+    Of the 23 points from -0.1 to 0.1 numpy puts the middle one at 1.4e-17. The ends stay as given.
+    """
+    inner = slice(1, -1)
+    near = np.abs(points[inner]) < 1e-9 * np.ptp(points)
+    points = points.copy()
+    points[inner][near] = 0.0
+    return points
+
+
 def _coordinates(file: h5py.File, name: str) -> np.ndarray:
     """Coordinates (n,): a picture of any others would be one of another surface."""
     points = _numbers(file, name)
@@ -194,7 +212,7 @@ def _coordinates(file: h5py.File, name: str) -> np.ndarray:
         raise ValueError(f"{name} are not one or more finite numbers")
     if not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(f"{name} neither rise nor fall from each to the next")
-    return points
+    return with_zero(points)
 
 
 def _numbers(file: h5py.File, name: str) -> np.ndarray:

@@ -16,7 +16,9 @@ from typing import Any
 
 SCRIPTS = {name: f"trainings.my_train_{name}" for name in ("cifar", "mitbih", "GCN")}
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([*SCRIPTS.values(), "DatasetClass.TUD", "DatasetClass.mitbih"])
+SERVER.set_forkserver_preload(
+    [*SCRIPTS.values(), "loss_landscape.evaluation", "DatasetClass.TUD", "DatasetClass.mitbih"]
+)
 
 
 def start(target: Any, *args: Any) -> BaseProcess:
