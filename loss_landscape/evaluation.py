@@ -179,6 +179,16 @@ def compute(path: Path, surface: Surface, measure: Measure) -> None:
         measure: is handed blocks of the points that are not done.
 
     Raises:
+        ValueError: see ``resume``.
+    """
+    resume(path, measure)
+    measure_cells(path, surface, measure, np.argwhere(~done(path)))
+
+
+def resume(path: Path, measure: Measure) -> None:
+    """Say what is there already, and see whether it can be gone on with.
+
+    Raises:
         ValueError: a point that is done has another value now.
     """
     finished = done(path)
@@ -186,7 +196,6 @@ def compute(path: Path, surface: Surface, measure: Measure) -> None:
         print(f"{path}: {finished.sum():,} of {finished.size:,} points are there already")
     if finished.any() and not finished.all():
         refuse_changed(path, measure)
-    measure_cells(path, surface, measure, np.argwhere(~finished))
 
 
 def measure_cells(path: Path, surface: Surface, measure: Measure, cells: np.ndarray) -> None:
@@ -195,6 +204,8 @@ def measure_cells(path: Path, surface: Surface, measure: Measure, cells: np.ndar
     It is written before an exception or Ctrl-C leaves, too. At most one block of points is lost
     where one takes longer.
     """
+    if not len(cells):
+        return
     values = {name: np.full(surface.shape, np.nan) for name in measure.names}
     fresh = np.zeros(surface.shape, dtype=bool)  # measured, but not on disk
     written = time.monotonic()

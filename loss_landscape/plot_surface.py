@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from loss_landscape import plot_1D, plot_2D
+from loss_landscape.adaptive import compute_adaptively
 from loss_landscape.batch_norm import batch_norms, recalibrating
 from loss_landscape.direction_flags import (
     add_direction_flags,
@@ -45,6 +46,7 @@ from utilities.cli import (
     Parser,
     add_run_flags,
     non_negative_int,
+    positive_float,
     positive_int,
     report_files,
     run,
@@ -55,7 +57,7 @@ from utilities.runs import Run, refuse_other
 MOST_CELLS = 10_000_000
 REMEDY = "name this one with --surf_file or replace that with --overwrite"
 # What surfaces of older versions don't say of themselves.
-LATER = {"bn": "eval", "data_split": "0 of 1"}
+LATER = {"bn": "eval", "data_split": "0 of 1", "adaptive": 0.0}
 ELSEWHERE = {
     "--mpi": "write --ray, which hands the points to several processes",
     "--cuda": "write --device cuda",
@@ -124,6 +126,16 @@ def _add_measure_flags(group: Any) -> None:
         "samples have at each point",
     )
 
+    group.add_argument(
+        "--adaptive",
+        type=positive_float,
+        nargs="?",
+        const=0.02,
+        metavar="ERROR",
+        help="measure a coarse grid, refine it where its interpolation is expected to be off by "
+        "more than this part of a loss (0.02 if no number is given), and interpolate the rest",
+    )
+
 
 def _add_result_flags(group: Any) -> None:
     group.add_argument("--surf_file", type=Path, help="surface (default: the checkpoint's name)")
@@ -177,8 +189,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if path.exists() and path.stat().st_size and not args.overwrite:
             refuse_another(path, surface, measure)
         else:
-            create(path, surface, directions, measure.names)
-        compute(path, surface, measure)
+            create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
+        if args.adaptive:
+            print(compute_adaptively(path, surface, measure, args.adaptive))
+        else:
+            compute(path, surface, measure)
         print("\n".join(summary(read_surface(path))))
         draw = plot_2D.draw if args.y else plot_1D.draw
         pictures = draw(path, "train_loss", args.out_dir) if args.plot else []
@@ -211,7 +226,9 @@ def make_measure(
 def refuse_another(path: Path, surface: Surface, measure: Measure) -> None:
     """Stop before another surface than ``surface`` is gone on with."""
     held = read_surface(path)
-    refuse_other(path, {**LATER, **held.settings}, surface.settings, "surface", REMEDY)
+    new = surface.settings  # what is said of the result beyond these is no setting
+    old = {name: value for name, value in {**LATER, **held.settings}.items() if name in new}
+    refuse_other(path, old, new, "surface", REMEDY)
     missing = [name for name in measure.names if name not in held.values]
     if missing:
         raise ValueError(f"{path}: holds a surface without {', '.join(missing)}; {REMEDY}")
@@ -234,6 +251,7 @@ def _attributes(
         "test": args.test,
         "bn": args.bn if args.bn == "eval" else f"{args.bn}, batches of {args.batch_size}",
         "data_split": f"{args.split_idx} of {args.data_split}",
+        "adaptive": args.adaptive or 0.0,
         **described(args),
         "title": Run.from_checkpoint(restored.content).title,
         "model": restored.content["model"],

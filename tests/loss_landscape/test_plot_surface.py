@@ -333,3 +333,18 @@ def test_a_surface_of_an_older_version_is_gone_on_with(tmp_path: Path, capsys) -
     assert "8 of 9 points are there already" in capsys.readouterr().out
     for name, values in read_surface(path).values.items():
         np.testing.assert_allclose(values, before.values[name], rtol=1e-5)
+
+
+def test_a_refined_surface_has_its_centre_measured_and_is_marked(
+    trained, data_dir: Path, tmp_path: Path
+) -> None:
+    grid = ["--x=-1:1:33", "--y=-1:1:27"]
+    path = tmp_path / "a.h5"
+    surface = surface_from(trained["GCN"], data_dir, path, *grid, "--adaptive", "--plot")
+    whole = surface_from(trained["GCN"], data_dir, tmp_path / "w.h5", *grid).values["train_loss"]
+    guessed, found = surface.interpolated, surface.values["train_loss"]
+    np.testing.assert_array_equal(found[~guessed], whole[~guessed])
+    assert not guessed[13, 16] and 0.2 < guessed.mean() < 1
+    assert np.median(np.abs(found / whole - 1)[guessed]) < 0.01
+    with pytest.raises(ValueError, match="differs in adaptive"):
+        surface_from(trained["GCN"], data_dir, path, *grid)
