@@ -239,11 +239,25 @@ def refuse_changed(path: Path, measure: Measure) -> None:
     points = surface.points(cells)
     nearest = np.square(points).sum(axis=1).argmin()
     now = measure(points[nearest, None])
-    for name in (name for name in measure.names if name.endswith("_loss")):
-        before = surface.values[name][tuple(cells[nearest])]
-        if not np.isclose(now[name][0], before, rtol=SAME, atol=SAME**2, equal_nan=True):
-            raise ValueError(
-                f"{path}: {name} at {points[nearest].tolist()} was {before:.6g} and is "
-                f"{now[name][0]:.6g} now, so data or code have changed, or are random; name "
-                "another --surf_file or replace this one with --overwrite"
-            )
+    here = tuple(cells[nearest])
+    before = {name: surface.values[name][here][None] for name in measure.names}
+    if not same_values(before, now):
+        raise ValueError(
+            f"{path}: at {points[nearest].tolist()} the losses were {_losses(before)} and are "
+            f"{_losses(now)} now, so data or code have changed, or are random; name another "
+            "--surf_file or replace this one with --overwrite"
+        )
+
+
+def same_values(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether all losses are equal, up to what another machine's rounding makes."""
+    return all(
+        np.allclose(one[name], other[name], rtol=SAME, atol=SAME**2, equal_nan=True)
+        for name in one
+        if name.endswith("_loss")
+    )
+
+
+def _losses(values: Mapping[str, np.ndarray]) -> str:
+    losses = (float(value[0]) for name, value in values.items() if name.endswith("_loss"))
+    return ", ".join(f"{loss:.6g}" for loss in losses)

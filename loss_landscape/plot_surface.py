@@ -16,9 +16,10 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,7 @@ from loss_landscape.evaluation import (
     loss_and_accuracy,
     value_names,
 )
+from loss_landscape.on_ray import handed_out, require_ray
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import (
@@ -96,11 +98,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_measure_flags(parser.add_argument_group("what is measured"))
     _add_result_flags(parser.add_argument_group("results"))
     add_run_flags(parser, seed=123)
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="hand the points to the workers of this Ray cluster, each with --threads threads (1 "
+        "if not given); without an address to processes of this machine",
+    )
     for flag, said in ELSEWHERE.items():
         parser.add_argument(flag, nargs="?", action=Elsewhere, metavar=said, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     check_directions(args)
     _check(args)
+    if args.ray is not None:
+        require_ray()
+        args.threads = args.threads or 1  # as the workers, so that values are the same bits
     return args
 
 
@@ -170,19 +183,26 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
+class Prepared(NamedTuple):
+    """What a process makes of the flags.
+
+    Attributes:
+        directions: one for each axis, as the file has them.
+        measure: gives the values.
+        surface: grid and attributes.
+    """
+
+    directions: list[Direction]
+    measure: Measure
+    surface: Surface
+
+
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a surface as the command line says; return its path."""
     args = parse_args(argv)
-    restored = restore(args)
-    weights = coordinates(restored.model, args.dir_type)
-    directions = directions_from_flags(args, weights)
+    directions, measure, surface = prepare(args)
     if len(directions) == 2:
         print(f"cosine of the angle between the directions: {cosine(*directions):.4f}")
-    measure = make_measure(args, restored, list(weights.values()), directions)
-    surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
-    surface.attributes = _attributes(args, restored, directions)
-    if args.dir_type == "states":
-        directions = [with_counters(restored.model, direction) for direction in directions]
     path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
     with locked(path, "name this surface with --surf_file"):
         remove_parts(path)
@@ -190,15 +210,32 @@ def main(argv: Sequence[str] | None = None) -> Path:
             refuse_another(path, surface, measure)
         else:
             create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
-        if args.adaptive:
-            print(compute_adaptively(path, surface, measure, args.adaptive))
-        else:
-            compute(path, surface, measure)
+        shared: AbstractContextManager[Measure] = nullcontext(measure)
+        if args.ray is not None:
+            shared = handed_out(args, measure, surface.attributes)
+        with shared as measure:
+            if args.adaptive:
+                print(compute_adaptively(path, surface, measure, args.adaptive))
+            else:
+                compute(path, surface, measure)
         print("\n".join(summary(read_surface(path))))
         draw = plot_2D.draw if args.y else plot_1D.draw
         pictures = draw(path, "train_loss", args.out_dir) if args.plot else []
     report_files([path, *pictures])
     return path
+
+
+def prepare(args: argparse.Namespace) -> Prepared:
+    """Restore the model, its data and its directions."""
+    restored = restore(args)
+    weights = coordinates(restored.model, args.dir_type)
+    directions = directions_from_flags(args, weights)
+    measure = make_measure(args, restored, list(weights.values()), directions)
+    surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
+    surface.attributes = _attributes(args, restored, directions)
+    if args.dir_type == "states":
+        directions = [with_counters(restored.model, direction) for direction in directions]
+    return Prepared(directions, measure, surface)
 
 
 def make_measure(
