@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from DatasetClass.splits import Splits, subset
+from DatasetClass.splits import Splits, dealt, subset
 
 Batch = tuple[Any, Tensor]  # (inputs, targets (batch,) int64)
 RANK_SEED = 1_000_003  # distance between the seeds of processes that share a run
@@ -185,16 +185,33 @@ class Dataset:
         """The batch of these samples as the training sees it."""
         return self.fetch(indices)
 
-    def fixed(self, split: str, batch_size: int, samples: int | None = None) -> list[Batch]:
+    def fixed(
+        self,
+        split: str,
+        batch_size: int,
+        samples: int | None = None,
+        part: tuple[int, int] = (0, 1),
+    ) -> list[Batch]:
         """``split`` as batches on the device, without augmentation and in fixed order.
 
         Args:
             split: "train", "val" or "test".
             batch_size: samples a batch.
             samples: choose this many (always the same ones); None or more than there are: all.
+            part: choose them from one of several parts: its number, from 0, and how many there are.
+
+        Raises:
+            ValueError: there are more parts than samples.
         """
-        indices = subset(getattr(self, split).indices, samples)
-        return list(Batches(self.fetch, indices, batch_size))
+        indices = getattr(self, split).indices
+        number, parts = part
+        if parts > len(indices):
+            raise ValueError(
+                f"--data_split {parts}: the {split} split has {len(indices)} samples; take fewer"
+            )
+        if parts > 1:
+            indices = dealt(indices, number, parts)
+        return list(Batches(self.fetch, subset(indices, samples), batch_size))
 
     def describe(self) -> str:
         """One line for the log: name, shapes, classes and sizes of the splits."""

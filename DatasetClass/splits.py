@@ -19,6 +19,16 @@ def subset(indices: Tensor, samples: int | None) -> Tensor:
     return indices[chosen.sort().values]
 
 
+def dealt(indices: Tensor, number: int, parts: int) -> Tensor:
+    """Part ``number``, from 0, of ``indices`` dealt out at random to ``parts``, in rising order.
+
+    The parts are always the same; together they are all indices, each once.
+    """
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(indices), generator=generator)[number::parts]
+    return indices[chosen.sort().values]
+
+
 def stratified_split(labels: Tensor, fractions: dict[str, float], seed: int) -> Splits:
     """Split sample indices at random so that every part has the classes in equal proportion.
 

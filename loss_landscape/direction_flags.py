@@ -42,7 +42,15 @@ def add_direction_flags(group: Any) -> None:
         )
     group.add_argument("--model_file2", type=Path, help="x runs from the checkpoint to this one")
     group.add_argument("--model_file3", type=Path, help="y runs from the checkpoint to this one")
-    group.add_argument("--dir_file", type=Path, help="take the directions of this surface")
+    group.add_argument(
+        "--same_dir",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="y takes the direction of x",
+    )
+    group.add_argument(
+        "--dir_file", type=Path, help="take the directions of this file, loss-landscape's too"
+    )
     group.add_argument(
         "--idx", type=seed_number, default=0, help="repetition: other directions, one seed"
     )
@@ -58,6 +66,12 @@ def check_directions(args: argparse.Namespace) -> None:
         raise ValueError("--model_file3: y runs to it, but there is no --y")
     if args.dir_file and (args.model_file2 or args.model_file3):
         raise ValueError("--dir_file, --model_file2 or 3: both say the directions; leave one out")
+    if args.same_dir and not args.y:
+        raise ValueError("--same_dir: y takes the direction of x, but there is no --y")
+    if args.same_dir and (args.dir_file or args.model_file3):
+        raise ValueError(
+            "--same_dir, --dir_file or --model_file3: both say the direction of y; leave one out"
+        )
 
 
 def directions_from_flags(args: argparse.Namespace, weights: dict[str, Tensor]) -> list[Direction]:
@@ -65,18 +79,41 @@ def directions_from_flags(args: argparse.Namespace, weights: dict[str, Tensor]) 
     if args.dir_file:
         return directions_of(args.dir_file, list(weights.values()), 2 if args.y else 1)
     recipes = [Recipe(args.xnorm, args.xignore, args.model_file2)]
-    if args.y:
+    if args.y and not args.same_dir:
         recipes.append(Recipe(args.ynorm, args.yignore, args.model_file3))
-    return make_directions(weights, recipes, args.seed, args.idx)
+    directions = make_directions(weights, recipes, args.seed, args.idx)
+    return directions * 2 if args.same_dir else directions
+
+
+def described(args: argparse.Namespace) -> dict[str, str]:
+    """How each direction came about, for the record: ``xdirection_is`` and ``ydirection_is``."""
+    said, ends = {}, {"x": args.model_file2, "y": args.model_file3}
+    for name in "xy" if args.y else "x":
+        end = ends[name]
+        norm, ignore = getattr(args, f"{name}norm"), getattr(args, f"{name}ignore")
+        text = f"drawn with seed {args.seed}, idx {args.idx}; norm {norm}, ignore {ignore}"
+        if args.dir_file:
+            text = f"taken from {args.dir_file.name}"
+        elif end:
+            text = f"from {args.model_file.name} to {end.name}"
+        said[f"{name}direction_is"] = text
+    if args.same_dir:
+        said["ydirection_is"] = said["xdirection_is"]
+    return said
 
 
 def directions_of(path: Path, weights: Direction, count: int) -> list[Direction]:
     """The first ``count`` directions of another surface.
 
+    Those along states have a number for each counter of batch norm's, as loss-landscape writes
+    them; it is left out, since a counter is no coordinate.
+
     Raises:
         ValueError: there are fewer, or they don't fit the model's ``weights``.
     """
     found = read_directions(path)[:count]
+    if any(len(direction) > len(weights) for direction in found):
+        found = [[t for t in direction if t.ndim] for direction in found]
     shapes = [[t.shape for t in direction] for direction in found]
     if len(found) < count or any(s != [w.shape for w in weights] for s in shapes):
         raise ValueError(f"{path}: has no {count} directions that fit the model of --model_file")

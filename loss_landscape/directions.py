@@ -28,6 +28,13 @@ def coordinates(model: nn.Module, dir_type: str) -> dict[str, Tensor]:
     return {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
 
 
+def with_counters(model: nn.Module, direction: Direction) -> Direction:
+    """A direction along states with a zero for each integer state: loss-landscape has them all."""
+    moved = iter(direction)
+    states = model.state_dict().values()
+    return [next(moved) if t.is_floating_point() else torch.zeros(t.shape) for t in states]
+
+
 def random_direction(
     weights: Direction, norm: str, ignore: str, generator: torch.Generator
 ) -> Direction:

@@ -21,11 +21,12 @@ from torch import Tensor
 from DatasetClass.batches import Batch
 from loss_landscape.directions import Direction
 from loss_landscape.restore import Restored
-from loss_landscape.surface_file import Surface, done, write_cells
+from loss_landscape.surface_file import Surface, done, read_surface, with_zero, write_cells
 from utilities.metrics import evaluate
 from utilities.progress import Progress
 
 PAUSE = 1.0  # seconds between two writes: a point may take milliseconds
+SAME = 1e-3  # relative; other machines round otherwise
 MOST_POINTS = 100_000  # of an axis
 
 
@@ -37,7 +38,7 @@ class Axis(NamedTuple):
     num: int
 
     def points(self) -> np.ndarray:
-        return np.linspace(self.low, self.high, self.num)
+        return with_zero(np.linspace(self.low, self.high, self.num))
 
 
 def axis(text: str) -> Axis:
@@ -172,20 +173,41 @@ def standard_error(losses: Tensor) -> float:
 def compute(path: Path, surface: Surface, measure: Measure) -> None:
     """Measure at each point that is not done yet; what is measured is soon on disk.
 
-    It is written at least each second, and before an exception or Ctrl-C leaves. At most one block
-    of points is lost where one takes longer.
-
     Args:
         path: the file, with the names that ``measure`` gives.
         surface: its grid.
         measure: is handed blocks of the points that are not done.
+
+    Raises:
+        ValueError: see ``resume``.
+    """
+    resume(path, measure)
+    measure_cells(path, surface, measure, np.argwhere(~done(path)))
+
+
+def resume(path: Path, measure: Measure) -> None:
+    """Say what is there already, and see whether it can be gone on with.
+
+    Raises:
+        ValueError: a point that is done has another value now.
     """
     finished = done(path)
-    cells = np.argwhere(~finished)
-    if len(cells) < finished.size:
+    if finished.any():
         print(f"{path}: {finished.sum():,} of {finished.size:,} points are there already")
+    if finished.any() and not finished.all():
+        refuse_changed(path, measure)
+
+
+def measure_cells(path: Path, surface: Surface, measure: Measure, cells: np.ndarray) -> None:
+    """Measure at ``cells`` (k, axes), and write that at least each second.
+
+    It is written before an exception or Ctrl-C leaves, too. At most one block of points is lost
+    where one takes longer.
+    """
+    if not len(cells):
+        return
     values = {name: np.full(surface.shape, np.nan) for name in measure.names}
-    fresh = np.zeros_like(finished)  # measured, but not on disk
+    fresh = np.zeros(surface.shape, dtype=bool)  # measured, but not on disk
     written = time.monotonic()
     try:
         with Progress("points of the surface", len(cells)) as progress:
@@ -202,3 +224,40 @@ def compute(path: Path, surface: Surface, measure: Measure) -> None:
                 progress.update(len(block))
     finally:
         write_cells(path, fresh, values)
+
+
+def refuse_changed(path: Path, measure: Measure) -> None:
+    """Measure once more the point of a surface that is done and lies nearest to the checkpoint.
+
+    The file says which checkpoint and settings it is of, but not what the data were.
+
+    Raises:
+        ValueError: a loss there isn't what it was, beyond what another machine's rounding makes.
+    """
+    surface = read_surface(path)
+    cells = np.argwhere(done(path))
+    points = surface.points(cells)
+    nearest = np.square(points).sum(axis=1).argmin()
+    now = measure(points[nearest, None])
+    here = tuple(cells[nearest])
+    before = {name: surface.values[name][here][None] for name in measure.names}
+    if not same_values(before, now):
+        raise ValueError(
+            f"{path}: at {points[nearest].tolist()} the losses were {_losses(before)} and are "
+            f"{_losses(now)} now, so data or code have changed, or are random; name another "
+            "--surf_file or replace this one with --overwrite"
+        )
+
+
+def same_values(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Whether all losses are equal, up to what another machine's rounding makes."""
+    return all(
+        np.allclose(one[name], other[name], rtol=SAME, atol=SAME**2, equal_nan=True)
+        for name in one
+        if name.endswith("_loss")
+    )
+
+
+def _losses(values: Mapping[str, np.ndarray]) -> str:
+    losses = (float(value[0]) for name, value in values.items() if name.endswith("_loss"))
+    return ", ".join(f"{loss:.6g}" for loss in losses)

@@ -28,9 +28,18 @@ class Restored:
     loss: Loss  # (logits (batch, classes), targets (batch,)) -> (batch,)
     dataset: Any
 
-    def batches(self, split: str, samples: int | None, batch_size: int) -> list[Batch]:
-        """``split`` without augmentation or shuffling; ``samples`` 0 or None takes all of it."""
-        return self.dataset.fixed(split, batch_size, samples or None)
+    def batches(
+        self,
+        split: str,
+        samples: int | None,
+        batch_size: int,
+        part: tuple[int, int] = (0, 1),
+    ) -> list[Batch]:
+        """``split`` without augmentation or shuffling; ``samples`` 0 or None takes all of it.
+
+        ``part``: of the split, as ``Dataset.fixed`` takes it.
+        """
+        return self.dataset.fixed(split, batch_size, samples or None, part)
 
 
 def add_restore_flags(parser: Parser, batch_size: int) -> None:

@@ -3,9 +3,11 @@
 Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
 asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; of a part of the samples
 also ``train_loss_se``, the standard error of the loss over samples. Cells not yet computed hold -1,
-and the boolean ``done`` tells them from finished ones. ``dir_file`` names the file itself,
-which holds the directions in the groups ``xdirection`` and ``ydirection``, a dataset a tensor.
-Attributes say what was computed; a file is only continued where they agree.
+and the boolean ``done`` tells them from finished ones. Of a surface that is refined where
+needed, ``interpolated`` tells what was not measured, and ``deviation`` how far off that is.
+``dir_file`` names the file itself, which holds the directions in the groups ``xdirection`` and
+``ydirection``, a dataset a tensor. Attributes say what was computed; a file is only continued where
+they agree.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 
 from loss_landscape.directions import Direction
-from utilities.files import atomic_write
+from utilities.files import atomic_write, sync
 
 GROUPS = ("xdirection", "ydirection")
 ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
@@ -35,12 +37,16 @@ class Surface:
         x, y: coordinates (nx,) and (ny,); ``y`` is None in 1D.
         values: by name, (ny, nx) or (nx,); cells not computed are NaN.
         attributes: what was computed, plain values.
+        interpolated: which values are not measured, of the surface's shape; None if all are.
+        deviation: median and largest relative error of those, at some that were measured too.
     """
 
     x: np.ndarray
     y: np.ndarray | None
     values: dict[str, np.ndarray]
     attributes: dict[str, Any] = field(default_factory=dict)
+    interpolated: np.ndarray | None = None
+    deviation: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +89,11 @@ def _open(path: Path, mode: str) -> Iterator[h5py.File]:
 
 
 def create(
-    path: Path, surface: Surface, directions: list[Direction], names: tuple[str, ...]
+    path: Path,
+    surface: Surface,
+    directions: list[Direction],
+    names: tuple[str, ...],
+    adaptive: bool = False,
 ) -> None:
     """Write a new surface with no cell done.
 
@@ -92,6 +102,7 @@ def create(
         surface: grid and attributes.
         directions: one for each axis.
         names: the values' names.
+        adaptive: some of them will be interpolated.
 
     Raises:
         ValueError: the file is there and no surface: a checkpoint, say.
@@ -107,6 +118,9 @@ def create(
         for name in names:
             file[name] = np.full(surface.shape, -1.0)
         file["done"] = np.zeros(surface.shape, dtype=bool)
+        if adaptive:  # made here: a kill while a dataset is added can leave no readable file
+            file["interpolated"] = np.zeros(surface.shape, dtype=bool)
+            file["deviation"] = np.full(2, np.nan)
         for group, direction in zip(GROUPS, directions, strict=False):
             for i, tensor in enumerate(direction):
                 file[f"{group}/{i}"] = tensor.cpu().numpy()
@@ -135,13 +149,38 @@ def write_cells(path: Path, cells: np.ndarray, values: dict[str, np.ndarray]) ->
         cells: bool of the surface's shape, which ones.
         values: by name, of the surface's shape; only those of ``cells`` are read.
     """
+    _write(path, cells, values, "done")
+
+
+def write_interpolated(
+    path: Path,
+    cells: np.ndarray,
+    values: dict[str, np.ndarray],
+    deviation: tuple[float, float],
+) -> None:
+    """Write some cells of a surface that ``create`` made ``adaptive``, and mark them interpolated.
+
+    Args:
+        path: the surface.
+        cells: bool of its shape, which ones.
+        values: by name, of its shape.
+        deviation: median and largest relative error of such values.
+    """
+    with _open(path, "r+") as file:
+        file["deviation"][:] = deviation
+    _write(path, cells, values, "interpolated")
+
+
+def _write(path: Path, cells: np.ndarray, values: dict[str, np.ndarray], mark: str) -> None:
     if not cells.any():
         return
     with _open(path, "r+") as file:
         for name, value in values.items():
             file[name][cells] = value[cells]
-        file.flush()  # first the values, then the claim that they are there
-        file["done"][cells] = True
+        # First the values, then the claim that they are there, also on a disk that loses power.
+        file.flush()
+        sync(path)
+        file[mark][cells] = True
 
 
 def done(path: Path) -> np.ndarray:
@@ -158,21 +197,31 @@ def read_surface(path: Path) -> Surface:
         ValueError: damaged, or no surface.
     """
     with _open(path, "r") as file:
-        # First the mask, then the values: a cell that is written meanwhile is not done here.
-        finished = _array(file, "done").astype(bool) if "done" in file else None
+        # First the masks, then the values: a cell that is written meanwhile is not done here.
+        masks = {n: _array(file, n).astype(bool) for n in ("done", "interpolated") if n in file}
+        deviation = _numbers(file, "deviation") if "interpolated" in file else None
         x = _coordinates(file, "xcoordinates")
         y = _coordinates(file, "ycoordinates") if "ycoordinates" in file else None
         names = [n for n in file if n.endswith(("_loss", "_acc", "_loss_se"))]
         values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)
-    shapes = {name: value.shape for name, value in values.items()}
-    for name, shape in (shapes if finished is None else {**shapes, "done": finished.shape}).items():
-        if shape != surface.shape:
-            raise ValueError(f"{path}: {name} is {shape} on a grid of {surface.shape}")
+    if not masks and y is not None and len(x) != len(y):
+        # loss-landscape fills row after row of (y, x) into an array that it makes as (x, y).
+        turned = [n for n, value in values.items() if value.shape == surface.shape[::-1]]
+        values |= {name: values[name].reshape(surface.shape) for name in turned}
+    for name, array in {**values, **masks}.items():
+        if array.shape != surface.shape:
+            raise ValueError(f"{path}: {name} is {array.shape} on a grid of {surface.shape}")
+    if "interpolated" in masks and deviation is not None:
+        if deviation.shape != (2,):
+            raise ValueError(f"{path}: deviation is {deviation.shape}, not two numbers")
+        surface.interpolated = masks["interpolated"] & ~masks["done"]
+        surface.deviation = (float(deviation[0]), float(deviation[1]))
+    there = np.any(list(masks.values()), axis=0)
     for name, value in values.items():
         # loss-landscape has no mask: its -1 is the only sign.
-        values[name] = np.where(value == -1 if finished is None else ~finished, np.nan, value)
+        values[name] = np.where(there if masks else value != -1, value, np.nan)
     return surface
 
 
@@ -186,6 +235,18 @@ def read_directions(path: Path) -> list[Direction]:
         ]
 
 
+def with_zero(points: np.ndarray) -> np.ndarray:
+    """``points`` (n,) with the one that only rounding keeps from 0 at 0: there is the checkpoint.
+
+    Of the 23 points from -0.1 to 0.1 numpy puts the middle one at 1.4e-17. The ends stay as given.
+    """
+    inner = slice(1, -1)
+    near = np.abs(points[inner]) < 1e-9 * np.ptp(points)
+    points = points.copy()
+    points[inner][near] = 0.0
+    return points
+
+
 def _coordinates(file: h5py.File, name: str) -> np.ndarray:
     """Coordinates (n,): a picture of any others would be one of another surface."""
     points = _numbers(file, name)
@@ -194,7 +255,7 @@ def _coordinates(file: h5py.File, name: str) -> np.ndarray:
         raise ValueError(f"{name} are not one or more finite numbers")
     if not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(f"{name} neither rise nor fall from each to the next")
-    return points
+    return with_zero(points)
 
 
 def _numbers(file: h5py.File, name: str) -> np.ndarray:

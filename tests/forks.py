@@ -22,7 +22,8 @@ SCRIPTS = {name: f"trainings.my_train_{name}" for name in ("cifar", "mitbih", "G
 SERVER = multiprocessing.get_context("forkserver")
 DATA = ("DatasetClass.TUD", "DatasetClass.mitbih", "wfdb")
 TOOLS = ("benchmarks.fuzz_readers", "benchmarks.kill_saves", "h5py", "pytest")
-SERVER.set_forkserver_preload([*SCRIPTS.values(), *DATA, *TOOLS])
+LANDSCAPES = ("loss_landscape.evaluation",)
+SERVER.set_forkserver_preload([*SCRIPTS.values(), *DATA, *TOOLS, *LANDSCAPES])
 
 
 def start(target: Callable[..., Any], *args: Any) -> BaseProcess:

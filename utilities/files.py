@@ -32,9 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(HEX // 2)}.part{path.suffix}")
     try:
         yield part
-        # Windows flushes only handles opened for writing, hence r+b.
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
+        sync(part)
         os.replace(part, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -44,6 +42,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             part.unlink()
+
+
+def sync(path: Path) -> None:
+    """Bring what was written to the file ``path``, through any handle, to the disk."""
+    # Windows flushes only handles opened for writing, hence r+b.
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def target(path: str | os.PathLike[str]) -> Path:

@@ -23,7 +23,8 @@ INCIDENTAL = frozenset(
         *("argv", "run", "resume", "overwrite"),
         *("data_dir", "out_dir", "model_file"),  # where; a checkpoint is known by its hash
         *("command", "commit", "python", "torch", "platform", "started"),  # when, by which code
-        *("defaults", "arguments", "title"),  # what only repeats or explains the others
+        # what only repeats or explains the others
+        *("defaults", "arguments", "title", "xdirection_is", "ydirection_is"),
     }
 )
 # What a checkpoint says of its run, beside the arguments of the training.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from DatasetClass.splits import fold_split, stratified_folds, stratified_split, subset
+from DatasetClass.splits import dealt, fold_split, stratified_folds, stratified_split, subset
 
 
 @settings(max_examples=50, deadline=None)
@@ -70,3 +71,12 @@ def test_a_class_smaller_than_the_folds_works() -> None:
     labels = torch.tensor([0] * 30 + [1] * 3)
     held = [fold_split(labels, fold, 10, seed=0)["test"] for fold in range(10)]
     assert sorted(int(labels[part].sum()) for part in held) == [0] * 7 + [1] * 3
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_dealt_parts_are_disjoint_even_and_complete(parts: int) -> None:
+    indices = torch.arange(100, 120)
+    found = [dealt(indices, number, parts) for number in range(parts)]
+    assert torch.equal(torch.cat(found).sort().values, indices)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert all(torch.equal(part, part.sort().values) for part in found)

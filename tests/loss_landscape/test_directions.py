@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from loss_landscape.directions import (
     difference,
     fingerprint,
     random_direction,
+    with_counters,
 )
 from loss_landscape.surface_file import Surface, create
 from utilities import cli
@@ -100,6 +102,22 @@ def test_any_seed_and_repetition_that_the_flags_take_gives_directions() -> None:
     assert len({tuple(d[0].flatten().tolist()) for d in drawn}) == len(drawn)
     expected = torch.randn(3, 2, generator=generator(1_000_003))
     assert torch.equal(drawn[1][0], expected)
+
+
+def test_directions_of_loss_landscape_along_states_are_read(tmp_path: Path) -> None:
+    """It has a number for each of batch norm's counters, which is no coordinate."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    states = model.state_dict()
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        group = file.create_group("xdirection")
+        for i, state in enumerate(states.values()):
+            group.create_dataset(str(i), data=np.full(state.shape, i, dtype=np.float32))
+    weights = list(coordinates(model, "states").values())
+    (direction,) = directions_of(tmp_path / "theirs.h5", weights, 1)
+    assert [int(d.flatten()[0]) for d in direction] == [0, 1, 2, 3, 4, 5]  # and not 6, the counter
+    assert [d.shape for d in direction] == [w.shape for w in weights]
+    counters = with_counters(model, direction)
+    assert [d.shape for d in counters] == [s.shape for s in states.values()]
 
 
 @pytest.mark.parametrize(

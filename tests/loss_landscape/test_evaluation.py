@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bowls import Bowl, fill, new_surface
+from forks import end, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +18,7 @@ from torch import nn
 from loss_landscape import evaluation, plot_surface
 from loss_landscape.directions import coordinates
 from loss_landscape.evaluation import Visits, compute, moved
-from loss_landscape.surface_file import Surface, create, read_surface
+from loss_landscape.surface_file import done, read_surface
 
 
 @settings(max_examples=60)
@@ -26,6 +29,15 @@ def test_axis_reads_what_it_says(low: float, width: float, num: int) -> None:
     assert points[0] == low
     if num > 1:
         assert points[-1] == pytest.approx(low + width)
+
+
+@settings(max_examples=60)
+@given(half=st.floats(0.01, 5), pairs=st.integers(1, 200))
+def test_a_symmetric_axis_has_the_checkpoint_in_its_middle(half: float, pairs: int) -> None:
+    """numpy.linspace misses 0 by 1e-17 in one of twenty: no point is the checkpoint then."""
+    points = evaluation.axis(f"{-half}:{half}:{2 * pairs + 1}").points()
+    assert points[pairs] == 0
+    np.testing.assert_allclose(points, np.linspace(-half, half, 2 * pairs + 1), atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -43,40 +55,11 @@ def test_what_makes_no_axis_is_refused(text: str) -> None:
     assert len(str(error.value)) < 200
 
 
-class Bowl:
-    """A measure without a network: z = x + 10 y, some points at a time."""
-
-    names = ("train_loss", "train_acc")
-
-    def __init__(
-        self,
-        stop_after: int | None = None,
-        error: type[BaseException] = OSError,
-        block: int = 1,
-    ) -> None:
-        self.measured: list[tuple[float, ...]] = []
-        self.stop_after, self.error, self.block = stop_after, error, block
-
-    def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        if self.stop_after is not None and len(self.measured) + len(points) > self.stop_after:
-            raise self.error
-        self.measured += map(tuple, points.tolist())
-        x, y = points[:, 0], points[:, 1] if points.shape[1] == 2 else 0.0
-        return {"train_loss": x + 10 * y, "train_acc": np.where(x == 0, np.nan, -1.0)}
-
-
-def surface_of(shape: tuple[int, ...], path: Path) -> Surface:
-    x, y = np.linspace(-1, 1, shape[-1]), np.linspace(0, 6, shape[0]) if len(shape) == 2 else None
-    surface = Surface(x, y, {})
-    create(path, surface, [], ("train_loss", "train_acc"))
-    return surface
-
-
 @pytest.mark.parametrize("shape", [(7, 3), (1, 5), (5, 1), (4,)])
 @pytest.mark.parametrize("block", [1, 4, 100])
 def test_each_point_is_measured_where_it_lies(shape, block: int, tmp_path: Path) -> None:
     path, bowl = tmp_path / "s.h5", Bowl(block=block)
-    surface = surface_of(shape, path)
+    surface = new_surface(shape, path)
     compute(path, surface, bowl)
     x, y = np.meshgrid(surface.x, np.zeros(1) if surface.y is None else surface.y)
     read = read_surface(path).values
@@ -91,17 +74,79 @@ def test_each_point_is_measured_where_it_lies(shape, block: int, tmp_path: Path)
 )
 def test_nothing_measured_is_lost_or_measured_again(error, stop_after, block, tmp_path) -> None:
     path = tmp_path / "s.h5"
-    surface = surface_of((7, 3), path)
+    surface = new_surface((7, 3), path)
     first, second, third = Bowl(stop_after, error, block), Bowl(block=block), Bowl()
     with pytest.raises(error):
         compute(path, surface, first)
     compute(path, surface, second)
     compute(path, surface, third)
     assert len(first.measured) == stop_after and not third.measured
-    points = first.measured + second.measured
+    # One point more is measured, to see whether the values are still what they were.
+    points = first.measured + second.measured[bool(stop_after) :]
     assert len(points) == len(set(points)) == 21
     x, y = np.meshgrid(surface.x, surface.y)
     np.testing.assert_array_equal(read_surface(path).values["train_loss"], x + 10 * y)
+
+
+@pytest.mark.parametrize("change", ["value", "nan", "rounding"])
+def test_values_that_have_changed_are_not_gone_on_with(change: str, tmp_path: Path) -> None:
+    """The kind: other data or code under the name of the old, which no attribute tells."""
+    path = tmp_path / "s.h5"
+    surface = new_surface((7, 3), path)
+    with pytest.raises(OSError):
+        compute(path, surface, Bowl(5))
+
+    class Other(Bowl):
+        def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
+            values = super().__call__(points)
+            loss = values["train_loss"]
+            changed = {"value": loss + 0.1, "nan": loss * np.nan, "rounding": loss * (1 + 1e-6)}
+            return {**values, "train_loss": changed[change]}
+
+    if change == "rounding":
+        compute(path, surface, Other())
+        assert done(path).all()
+    else:
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match=r"s\.h5: at \[0\.0, 0\.0\] the losses were 0 and are"):
+            compute(path, surface, Other())
+        assert path.read_bytes() == before
+
+
+def test_kills_leave_a_file_that_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    """Sixty SIGKILLs while it is written: nothing done is lost or wrong, the end is equal."""
+    shape, undisturbed, path = (60, 80), tmp_path / "undisturbed.h5", tmp_path / "s.h5"
+    rng, kills, before = np.random.default_rng(0), 0, 0
+    compute(undisturbed, new_surface(shape, undisturbed), Bowl())
+    expected = read_surface(undisturbed).values
+    while kills < 60:
+        kills += killed_while_writing(path, shape, rng.uniform(0.0, 0.02))
+        finished = done(path)
+        assert finished.sum() >= before
+        for name, values in read_surface(path).values.items():
+            np.testing.assert_array_equal(values[finished], expected[name][finished])
+        before = finished.sum()
+        if finished.all():  # once more
+            path.unlink()
+            before = 0
+    assert end(start(fill, path, shape, 0.0)) == 0
+    for name, values in read_surface(path).values.items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+def killed_while_writing(path: Path, shape: tuple[int, ...], seconds: float) -> bool:
+    """Kill a process some ``seconds`` after it first wrote; False if it ended before."""
+
+    def written() -> int:
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    at_first, process, deadline = written(), start(fill, path, shape, 0.0), time.monotonic() + 60
+    while written() == at_first and process.is_alive():
+        assert time.monotonic() < deadline, "the process hangs"
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.kill()
+    return end(process) == -9
 
 
 def test_a_slow_measure_is_on_disk_point_by_point(tmp_path: Path, monkeypatch) -> None:
@@ -114,7 +159,7 @@ def test_a_slow_measure_is_on_disk_point_by_point(tmp_path: Path, monkeypatch) -
             seen.append(int(np.isfinite(read_surface(path).values["train_loss"]).sum()))
             return super().__call__(points)
 
-    compute(path, surface_of((3, 2), path), Slow())
+    compute(path, new_surface((3, 2), path), Slow())
     assert seen == [0, 1, 2, 3, 4, 5]
 
 

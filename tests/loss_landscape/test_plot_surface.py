@@ -60,6 +60,8 @@ def test_the_centre_is_the_checkpoints_loss(name, trained, data_dir: Path, tmp_p
     classes = dataset.num_classes
     expected, _ = evaluate(model.eval(), batches, loss, classes).loss_and_accuracy()
     assert surface.values["train_loss"][2, 1] == pytest.approx(expected, rel=1e-5)
+    same, _ = evaluate(model, dataset.fixed("train", 37), loss, classes).loss_and_accuracy()
+    assert surface.values["train_loss"][2, 1] == same  # exactly
     # a corner, moved by hand
     x, y = read_directions(path)
     with torch.no_grad():
@@ -132,6 +134,15 @@ def test_a_line_runs_from_one_checkpoint_to_another(trained, data_dir, tmp_path:
         (["--dir_file", "none.h5", "--model_file2", "none.pt"], "both say the directions"),
         (["--threads", "1000000"], "--threads: '1000000' is not a whole number from 0 to 1024"),
         (["--surf_file", "SELF", "--overwrite"], "is there and no surface"),
+        (["--same_dir"], "--same_dir: y takes the direction of x, but there is no --y"),
+        (["--same_dir", "--y=0:1:2", "--model_file3", "none.pt"], "say the direction of y"),
+        (["--data_split", "3", "--split_idx", "3"], "gives parts 0 to 2"),
+        (["--data_split", "1000"], "--data_split 1000: the train split has 28 samples"),
+        (["--bn", "recalibrate", "--dir_type", "states"], "take --dir_type weights"),
+        (["--bn", "recalibrate"], "model has no batch norm"),
+        (["--raw_data"], "--raw_data: the model was trained on normalised inputs"),
+        (["--cuda"], "--cuda: write --device cuda"),
+        (["--datapath", "cifar10/data"], "--datapath: write --data_dir"),
     ],
 )
 def test_bad_flags_are_one_line(
@@ -147,6 +158,108 @@ def test_bad_flags_are_one_line(
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
     assert trained["GCN"].read_bytes() == weights
+
+
+def surface_from(trained: Path, data_dir: Path, path: Path, *flags: str) -> Surface:
+    common = ["--model_file", str(trained), "--data_dir", str(data_dir), "--surf_file", str(path)]
+    return read_surface(plot_surface.main([*common, *flags]))
+
+
+def test_parts_of_the_data_make_up_the_whole(trained, data_dir, tmp_path: Path) -> None:
+    """loss-landscape's --split_idx changes a file's name and nothing else."""
+    whole = surface_from(trained["GCN"], data_dir, tmp_path / "whole.h5", "--x=-1:1:3")
+    parts = [
+        surface_from(
+            *(trained["GCN"], data_dir, tmp_path / f"{number}.h5", "--x=-1:1:3"),
+            *("--data_split=4", f"--split_idx={number}"),
+        ).values["train_loss"]
+        for number in range(4)
+    ]
+    np.testing.assert_allclose(np.mean(parts, axis=0), whole.values["train_loss"], rtol=1e-5)
+    with pytest.raises(ValueError, match="differs in data_split"):
+        surface_from(trained["GCN"], data_dir, tmp_path / "1.h5", "--x=-1:1:3", "--data_split=4")
+
+
+def test_the_same_direction_twice_makes_a_surface_of_the_sum(trained, data_dir, tmp_path) -> None:
+    flags = ["--x=-1:1:3", "--y=-1:1:3", "--same_dir"]
+    surface = surface_from(trained["GCN"], data_dir, tmp_path / "s.h5", *flags)
+    loss = surface.values["train_loss"]
+    np.testing.assert_allclose(loss, loss.T, rtol=1e-5)
+    np.testing.assert_allclose(np.diagonal(loss[::-1]), loss[1, 1], rtol=1e-5)  # x + y = 0
+    assert np.ptp(loss) > 0.01
+    made = surface.attributes["xdirection_is"]
+    assert made == surface.attributes["ydirection_is"]
+    assert made == "drawn with seed 123, idx 0; norm filter, ignore biasbn"
+
+
+def test_a_part_of_the_samples_has_a_standard_error_beside_its_mean(
+    trained, data_dir: Path, tmp_path: Path
+) -> None:
+    flags = ["--x=0:1:2", "--samples=20", "--batch_size=7"]
+    surface = surface_from(trained["GCN"], data_dir, tmp_path / "s.h5", *flags)
+    args = plot_surface.parse_args(
+        ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
+    )
+    restored = restore(args)
+    ((inputs, targets),) = restored.batches("train", 20, 100)
+    with torch.no_grad():
+        losses = restored.loss(restored.model(inputs), targets).double().numpy()
+    assert surface.values["train_loss"][0] == pytest.approx(losses.mean(), rel=1e-5)
+    expected = losses.std(ddof=1) / 20**0.5
+    assert surface.values["train_loss_se"][0] == pytest.approx(expected, rel=1e-5)
+    assert surface.values["train_loss_se"][1] > 0
+    whole = surface_from(trained["GCN"], data_dir, tmp_path / "all.h5", "--x=0:1:2")
+    assert "train_loss_se" not in whole.values
+
+
+def test_batch_norm_is_recalibrated_at_each_point(trained, data_dir, tmp_path: Path) -> None:
+    flags = ["--x=0:1:2", "--batch_size=16"]
+    fixed = surface_from(trained["cifar"], data_dir, tmp_path / "s.h5", *flags)
+    flags.append("--bn=recalibrate")
+    again = surface_from(trained["cifar"], data_dir, tmp_path / "r.h5", *flags)
+    losses = [s.values["train_loss"] for s in (fixed, again)]
+    assert (np.abs(np.diff(losses, axis=0)) > 1e-6).all()
+    assert again.attributes["bn"] == "recalibrate, batches of 16"
+    with pytest.raises(ValueError, match="differs in bn"):
+        surface_from(trained["cifar"], data_dir, tmp_path / "s.h5", *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--y=-1:1:3"], "differs in grid"),  # a line is no surface, though its x is the same
+        (["--seed=7"], "differs in directions_sha256, seed"),
+        (["--idx=1"], "differs in directions_sha256"),
+        (["--samples=9"], "differs in samples"),
+        (["--model_file", "OTHER"], "differs in checkpoint_sha256"),
+    ],
+)
+def test_a_surface_of_anything_else_is_refused(
+    flags, message, trained, data_dir, tmp_path: Path
+) -> None:
+    """Of another grid, direction, checkpoint or data, before anything is written."""
+    path = tmp_path / "s.h5"
+    surface_from(trained["GCN"], data_dir, path, "--x=-1:1:3")
+    before = path.read_bytes()
+    last = trained["GCN"].with_name(trained["GCN"].stem + "_last.pt")
+    flags = [str(last) if flag == "OTHER" else flag for flag in flags]
+    with pytest.raises(ValueError, match=message):
+        surface_from(trained["GCN"], data_dir, path, "--x=-1:1:3", *flags)
+    assert path.read_bytes() == before
+
+
+def test_directions_along_states_are_loss_landscapes(trained, data_dir, tmp_path: Path) -> None:
+    """Its ``set_states`` wants one for each state, batch norm's counters too."""
+    flags = ["--x=-1:1:3", "--dir_type=states"]
+    surface = surface_from(trained["cifar"], data_dir, tmp_path / "s.h5", *flags)
+    states = checkpoint.load(trained["cifar"])["state_dict"].values()
+    (direction,) = read_directions(tmp_path / "s.h5")
+    assert [d.shape for d in direction] == [s.shape for s in states]
+    assert not any(d.any() for d in direction if not d.ndim)
+    flags.append(f"--dir_file={tmp_path / 's.h5'}")
+    again = surface_from(trained["cifar"], data_dir, tmp_path / "again.h5", *flags)
+    np.testing.assert_array_equal(again.values["train_loss"], surface.values["train_loss"])
+    assert again.attributes["xdirection_is"] == "taken from s.h5"
 
 
 def test_a_second_writer_of_a_surface_stops_at_once(
@@ -220,3 +333,18 @@ def test_a_surface_of_an_older_version_is_gone_on_with(tmp_path: Path, capsys) -
     assert "8 of 9 points are there already" in capsys.readouterr().out
     for name, values in read_surface(path).values.items():
         np.testing.assert_allclose(values, before.values[name], rtol=1e-5)
+
+
+def test_a_refined_surface_has_its_centre_measured_and_is_marked(
+    trained, data_dir: Path, tmp_path: Path
+) -> None:
+    grid = ["--x=-1:1:33", "--y=-1:1:27"]
+    path = tmp_path / "a.h5"
+    surface = surface_from(trained["GCN"], data_dir, path, *grid, "--adaptive", "--plot")
+    whole = surface_from(trained["GCN"], data_dir, tmp_path / "w.h5", *grid).values["train_loss"]
+    guessed, found = surface.interpolated, surface.values["train_loss"]
+    np.testing.assert_array_equal(found[~guessed], whole[~guessed])
+    assert not guessed[13, 16] and 0.2 < guessed.mean() < 1
+    assert np.median(np.abs(found / whole - 1)[guessed]) < 0.01
+    with pytest.raises(ValueError, match="differs in adaptive"):
+        surface_from(trained["GCN"], data_dir, path, *grid)

@@ -59,6 +59,48 @@ def test_unfinished_cells_are_nan_and_nan_is_a_finished_value(tmp_path: Path) ->
     assert np.isnan(np.delete(read, 2, axis=0)).all()
 
 
+def test_loss_landscapes_steps_read_ours(tmp_path: Path) -> None:
+    """What its plot_2D, h52vtp, scheduler and net_plotter take from a file, step by step."""
+    path = tmp_path / "s.h5"
+    surface = make_surface(path)
+    x, y = np.meshgrid(surface.x, surface.y)
+    cells, z = y < 4, 1 + x**2 + 10 * y
+    write_cells(path, cells, {"train_loss": z, "train_acc": 0 * z + 50})
+    with h5py.File(path, "r") as file:
+        keys = list(file.keys())
+        assert {"xcoordinates", "ycoordinates", "train_loss", "train_acc", "dir_file"} <= set(keys)
+        xs, ys = np.array(file["xcoordinates"][:]), np.array(file["ycoordinates"][:])
+        mesh_x, mesh_y = np.meshgrid(xs, ys)
+        loss = np.array(file["train_loss"][:])
+        assert loss.shape == mesh_x.shape == mesh_y.shape  # else its contour stops
+        assert ((100 - np.array(file["train_acc"][:]))[cells] == 50).all()
+        unfinished = np.arange(loss.size)[loss.ravel() <= 0]  # what it would still compute
+        assert unfinished.tolist() == np.flatnonzero(~cells).tolist()
+        corner = np.c_[mesh_x.ravel(), mesh_y.ravel()][loss[cells].argmin()]
+        assert corner.tolist() == [0.0, 0.0]
+        for group, expected in (("xdirection", torch.ones(2)), ("ydirection", torch.arange(3.0))):
+            tensors = [file[group][str(i)] for i in range(len(file[group]))]
+            assert torch.equal(torch.tensor(tensors[0][()]), expected)
+
+
+@pytest.mark.parametrize("nx", [3, 7])
+def test_values_that_loss_landscape_scrambles_are_put_right(nx: int, tmp_path: Path) -> None:
+    """It counts the points of (y, x) row by row, into an array that it makes as (x, y)."""
+    x, y = np.linspace(-1, 1, nx), np.linspace(0, 6, 5)
+    mesh_x, mesh_y = np.meshgrid(x, y)
+    points = np.c_[mesh_x.ravel(), mesh_y.ravel()]
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["xcoordinates"], file["ycoordinates"] = x, y
+        losses = -np.ones((len(x), len(y)))
+        for index in range(2, losses.size):
+            losses.ravel()[index] = 7 + points[index] @ [1, 10]
+        file["train_loss"] = losses
+    read = read_surface(tmp_path / "theirs.h5").values["train_loss"]
+    expected = 7 + mesh_x + 10 * mesh_y
+    expected[0, :2] = np.nan
+    np.testing.assert_allclose(read, expected)
+
+
 def test_files_of_loss_landscape_are_read(tmp_path: Path) -> None:
     path = tmp_path / "theirs.h5"
     with h5py.File(path, "w") as file:
