@@ -220,7 +220,7 @@ def _restore_own(args: argparse.Namespace) -> Restored:
     split = getattr(args, "split", "train")
     if is_own(args.dataset):
         data: Any = OwnData(args.dataset, dataset_args)
-        first = data.load(split, args.batch_size)[0]
+        first = data.fixed(split, args.batch_size)[0]
     else:
         with blamed(f"--dataset {args.dataset}: fails with --dataset_args {dataset_args}"):
             data = DatasetClass.load(args.dataset, args.data_dir, device=device, **dataset_args)
