@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from DatasetClass.batches import Batch
+from loss_landscape.my_pyhessian.batches import Forward, count_samples, forward_pair
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -19,7 +20,9 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 @contextmanager
-def recalibrated(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
+def recalibrated(
+    model: nn.Module, batches: Sequence[Any], forward: Forward = forward_pair
+) -> Iterator[None]:
     """Within, batch norm's statistics are those of ``batches`` at the model's present weights.
 
     Each is the mean of the batches' statistics, weighted by their samples (Izmailov et al. 2018,
@@ -29,7 +32,8 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
     Raises:
         ValueError: no batch has two samples.
     """
-    if all(len(targets) < 2 for _, targets in batches):
+    counts = [_samples(batch) for batch in batches]
+    if max(counts) < 2:
         raise ValueError("--bn recalibrate: no batch has two samples; raise --batch_size")
     layers = batch_norms(model.eval())
     before = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum) for m in layers]
@@ -37,13 +41,13 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
         for layer in layers:
             layer.train()
         seen = 0
-        for inputs, targets in batches:
-            if len(targets) > 1:
-                seen += len(targets)
+        for batch, count in zip(batches, counts, strict=True):
+            if count > 1:
+                seen += count
                 for layer in layers:
-                    layer.momentum = len(targets) / seen  # 1 at first: nothing of the old is left
+                    layer.momentum = count / seen  # 1 at first: nothing of the old is left
                 with torch.no_grad():
-                    model(inputs)
+                    forward(model, batch)
         model.eval()
         yield
     finally:
@@ -53,13 +57,20 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
             layer.momentum = momentum
 
 
+def _samples(batch: Any) -> int:
+    return count_samples(batch[1] if isinstance(batch, tuple | list) else batch)
+
+
 def recalibrating(
-    model: nn.Module, batches: Sequence[Batch], at_point: Callable[[], dict[str, float]]
+    model: nn.Module,
+    batches: Sequence[Any],
+    forward: Forward,
+    at_point: Callable[[], dict[str, float]],
 ) -> Callable[[], dict[str, float]]:
     """``at_point`` with batch norm's statistics taken from ``batches`` where the model stands."""
 
     def measured() -> dict[str, float]:
-        with recalibrated(model, batches):
+        with recalibrated(model, batches, forward):
             return at_point()
 
     return measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,13 @@ from loss_landscape.directions import IGNORES, NORMS, Direction, difference, ran
 from loss_landscape.surface_file import read_directions
 from utilities import checkpoint
 from utilities.cli import seed_number
+
+ReadWeights = Callable[[Path], Mapping[str, Tensor]]  # of a checkpoint, by the model's names
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
+    """The weights of a checkpoint of this project."""
+    return checkpoint.load(path)["state_dict"]
 
 
 class Recipe(NamedTuple):
@@ -74,14 +81,16 @@ def check_directions(args: argparse.Namespace) -> None:
         )
 
 
-def directions_from_flags(args: argparse.Namespace, weights: dict[str, Tensor]) -> list[Direction]:
+def directions_from_flags(
+    args: argparse.Namespace, weights: dict[str, Tensor], read_weights: ReadWeights
+) -> list[Direction]:
     """The directions that the flags mean, x first: two if there is a ``--y``."""
     if args.dir_file:
         return directions_of(args.dir_file, list(weights.values()), 2 if args.y else 1)
     recipes = [Recipe(args.xnorm, args.xignore, args.model_file2)]
     if args.y and not args.same_dir:
         recipes.append(Recipe(args.ynorm, args.yignore, args.model_file3))
-    directions = make_directions(weights, recipes, args.seed, args.idx)
+    directions = make_directions(weights, recipes, args.seed, args.idx, read_weights)
     return directions * 2 if args.same_dir else directions
 
 
@@ -123,7 +132,11 @@ def directions_of(path: Path, weights: Direction, count: int) -> list[Direction]
 
 
 def make_directions(
-    weights: dict[str, Tensor], recipes: Sequence[Recipe], seed: int, idx: int = 0
+    weights: dict[str, Tensor],
+    recipes: Sequence[Recipe],
+    seed: int,
+    idx: int = 0,
+    read_weights: ReadWeights = read_checkpoint,
 ) -> list[Direction]:
     """New directions, x first.
 
@@ -132,6 +145,7 @@ def make_directions(
         recipes: one for each direction.
         seed: of what is drawn; two models of one architecture get the same Gaussians.
         idx: repetition, another draw for each.
+        read_weights: of a checkpoint to run to.
 
     Raises:
         FileNotFoundError: no checkpoint to run to.
@@ -144,7 +158,7 @@ def make_directions(
         # Drawn whether or not it is used, so that y doesn't hang on what x is.
         direction = random_direction(start, recipe.norm, recipe.ignore, generator)
         if recipe.end:
-            end = checkpoint.load(recipe.end)["state_dict"]
+            end = read_weights(recipe.end)
             if any(n not in end or end[n].shape != w.shape for n, w in weights.items()):
                 raise ValueError(f"{recipe.end}: its weights don't fit those of --model_file")
             direction = difference(start, [end[name] for name in weights])

@@ -12,17 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from DatasetClass.batches import Batch
 from loss_landscape.directions import Direction
 from loss_landscape.restore import Restored
 from loss_landscape.surface_file import Surface, done, read_surface, with_zero, write_cells
-from utilities.metrics import evaluate
 from utilities.progress import Progress
 
 PAUSE = 1.0  # seconds between two writes: a point may take milliseconds
@@ -131,37 +129,41 @@ class Visits:
         return {name: np.array([values[name] for values in visited]) for name in self.names}
 
 
-def value_names(splits: Sequence[str], samples: int | None) -> tuple[str, ...]:
+def value_names(splits: Sequence[str], restored: Restored, samples: int | None) -> tuple[str, ...]:
     """Names of a surface's values: loss, accuracy and, of a part of the samples, the loss's error.
 
     ``<split>_loss_se`` is the standard error of the mean loss over samples: how far the mean over
-    another draw of them would be off. All samples leave nothing to be drawn, so they have none.
+    another draw of them would be off. All samples leave nothing to be drawn, so they have none. A
+    model that doesn't classify has no accuracy.
     """
-    values = ("loss", "acc", "loss_se") if samples else ("loss", "acc")
+    values = ["loss"] + ["acc"] * (restored.correct is not None) + ["loss_se"] * bool(samples)
     return tuple(f"{split}_{value}" for split in splits for value in values)
 
 
-def loss_and_accuracy(
-    restored: Restored, batches: Mapping[str, Sequence[Batch]]
-) -> dict[str, float]:
+@torch.no_grad()
+def loss_and_accuracy(restored: Restored, batches: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Mean loss, its standard error and accuracy in percent of each split, where the model stands.
 
     Args:
-        restored: model, loss and number of classes.
+        restored: model, loss and what is right.
         batches: of each split.
+
+    Raises:
+        ValueError: there are no samples, or a loss isn't one a sample.
     """
-    device = next(restored.model.parameters()).device
     found = {}
     for split, part in batches.items():
-        each: list[Tensor] = []
-
-        def loss(logits: Tensor, targets: Tensor, each: list[Tensor] = each) -> Tensor:
-            each.append(restored.loss(logits, targets))
-            return each[-1]
-
-        total = evaluate(restored.model, part, loss, restored.dataset.num_classes, device)
-        found[f"{split}_loss"], found[f"{split}_acc"] = total.loss_and_accuracy()
-        found[f"{split}_loss_se"] = standard_error(torch.cat(each))
+        losses, right = [], []
+        for batch in part:
+            outputs, targets = restored.forward(restored.model, batch)
+            losses.append(restored.loss(outputs, targets))
+            if restored.correct is not None:
+                right.append(restored.correct(outputs, targets))
+        each = torch.cat(losses).double()
+        found[f"{split}_loss"] = float(each.mean())
+        found[f"{split}_loss_se"] = standard_error(each)
+        if right:
+            found[f"{split}_acc"] = 100 * float(torch.cat(right).double().mean())
     return found
 
 

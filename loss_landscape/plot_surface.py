@@ -54,7 +54,7 @@ from utilities.cli import (
     run,
 )
 from utilities.files import locked, remove_parts
-from utilities.runs import Run, refuse_other
+from utilities.runs import refuse_other
 
 MOST_CELLS = 10_000_000
 REMEDY = "name this one with --surf_file or replace that with --overwrite"
@@ -229,7 +229,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     """Restore the model, its data and its directions."""
     restored = restore(args)
     weights = coordinates(restored.model, args.dir_type)
-    directions = directions_from_flags(args, weights)
+    directions = directions_from_flags(args, weights, restored.read_weights)
     measure = make_measure(args, restored, list(weights.values()), directions)
     surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
     surface.attributes = _attributes(args, restored, directions)
@@ -256,8 +256,8 @@ def make_measure(
     if args.bn == "recalibrate":
         if not batch_norms(restored.model):
             raise ValueError(f"--bn recalibrate: {args.model_file}'s model has no batch norm")
-        at_point = recalibrating(restored.model, batches["train"], at_point)
-    return Visits(weights, directions, value_names(splits, args.samples), at_point)
+        at_point = recalibrating(restored.model, batches["train"], restored.forward, at_point)
+    return Visits(weights, directions, value_names(splits, restored, args.samples), at_point)
 
 
 def refuse_another(path: Path, surface: Surface, measure: Measure) -> None:
@@ -275,7 +275,6 @@ def _attributes(
     args: argparse.Namespace, restored: Restored, directions: list[Direction]
 ) -> dict[str, Any]:
     """What makes two surfaces the same; ``arguments`` and the rest are for the record."""
-    train_args = restored.content["train_args"]
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     return {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
@@ -284,17 +283,13 @@ def _attributes(
         "norm": f"{args.xnorm} {args.ynorm}",
         "seed": args.seed,
         "samples": args.samples or 0,
-        "loss_name": args.loss_name,
         "test": args.test,
         "bn": args.bn if args.bn == "eval" else f"{args.bn}, batches of {args.batch_size}",
         "data_split": f"{args.split_idx} of {args.data_split}",
         "adaptive": args.adaptive or 0.0,
         **described(args),
-        "title": Run.from_checkpoint(restored.content).title,
-        "model": restored.content["model"],
-        "dataset": restored.content["dataset"],
-        "optimizer": train_args["optimizer"],
-        "rho": train_args["rho"],
+        "title": restored.run.title,
+        **restored.settings,
         "arguments": json.dumps(plain, default=str),
     }
 

@@ -15,6 +15,7 @@ import os
 import pickle
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,21 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train one first (docs/training.md)")
+    content = read(path)
+    _check(path, content)
+    if content["format"] > 1 and content.pop("sha256", None) != digest(content):
+        raise ValueError(f"{path}: damaged, its SHA-256 is wrong; make it again")
+    return {"task": content["model"], **content}
+
+
+def read(path: Path) -> Any:
+    """Whatever ``torch.save`` wrote, onto the CPU, without running code from the file.
+
+    Raises:
+        ValueError: damaged, or more than tensors, numbers, strings and lists.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: refused, damaged or holds more than tensors, numbers, strings and lists"
@@ -77,10 +91,6 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     # torch's readers raise nearly anything on a damaged file, none of it with the file's name.
     except Exception as error:
         raise ValueError(f"{path}: not a checkpoint, or a damaged one; make it again") from error
-    _check(path, content)
-    if content["format"] > 1 and content.pop("sha256", None) != digest(content):
-        raise ValueError(f"{path}: damaged, its SHA-256 is wrong; make it again")
-    return {"task": content["model"], **content}
 
 
 def digest(content: Any) -> str:
@@ -128,7 +138,18 @@ def load_weights(
     Raises:
         ValueError: the names or shapes don't fit; the message lists what differs.
     """
-    ours, theirs = model.state_dict(), content["state_dict"]
+    check_weights(model.state_dict(), content["state_dict"], path)
+    model.load_state_dict(content["state_dict"])
+
+
+def check_weights(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Compare a model's state dict with that of the file at ``path``.
+
+    Raises:
+        ValueError: the names or shapes don't fit; the message lists what differs.
+    """
     different = [f"{key} is missing" for key in ours if key not in theirs]
     different += [f"{key} is unknown" for key in theirs if key not in ours]
     different += [
@@ -141,7 +162,6 @@ def load_weights(
         raise ValueError(
             f"{path}: its weights don't fit the model: {'; '.join(different[:3])}{more}"
         )
-    model.load_state_dict(theirs)
 
 
 def versions() -> dict[str, str]:

@@ -194,6 +194,37 @@ class Run:
         return ", ".join([*words, "last epoch"] if self.is_state else words)
 
 
+@dataclass(frozen=True)
+class OwnRun:
+    """A checkpoint that no training of this project wrote: results are named after its file.
+
+    Attributes:
+        model_file: the checkpoint.
+        model: what was trained, in a reader's words.
+        dataset: on what.
+        out_dir: the folder that holds to_plot/ and Eigenvalues/.
+    """
+
+    model_file: Path
+    model: str
+    dataset: str
+    out_dir: Path = field(default=ROOT, compare=False)
+
+    @property
+    def surface(self) -> Path:
+        return self.out_dir / "to_plot" / f"{self.model_file.stem}.h5"
+
+    @property
+    def spectrum(self) -> Path:
+        """Without ``_eigen.npy``, ``_weight.npy`` or ``.json``."""
+        return self.out_dir / "Eigenvalues" / self.model_file.stem
+
+    @property
+    def title(self) -> str:
+        """For pictures: "resnet18 on cifar10, model_best"."""
+        return f"{self.model} on {self.dataset}, {self.model_file.stem}"
+
+
 def model_title(model: str, model_args: Settings) -> str:
     """A model in a reader's words: "WRN-16-2", "Transformer", "GCN", or a factory's own name."""
     try:

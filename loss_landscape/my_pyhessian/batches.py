@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 Pair = tuple[Any, Any]  # (outputs, targets)
 Loss = Callable[[Any, Any], Tensor]  # (outputs, targets) -> the mean or the sum
+Forward = Callable[[nn.Module, Any], Pair]  # (model, batch) -> (outputs, targets)
+HALF = (torch.float16, torch.bfloat16)
 TOLERANCE = 1e-4  # of the largest entry: far above float32's rounding, below one sample's weight
 KINDS = "ignore_index, class weights, token losses or a loss of pairs?"
 REMEDY = (
@@ -33,19 +36,25 @@ def moved(batches: Any, device: torch.device | None) -> Iterator[Any]:
 
 
 def forward_pair(model: nn.Module, batch: Any) -> Pair:
-    """Outputs and targets of a batch (inputs, targets).
+    """Outputs and targets of a batch (inputs, targets); see ``pair_of``."""
+    inputs, targets = pair_of(batch)
+    return model(inputs), targets
+
+
+def pair_of(batch: Any) -> Pair:
+    """A batch that is (inputs, targets).
 
     Raises:
-        ValueError: the batch is something else.
+        ValueError: it is something else.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         parts = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
         raise ValueError(
             f"a batch is a {type(batch).__name__}{parts}, not a pair (inputs, targets); say how "
-            "the model takes it with forward=, a function of (model, batch) that gives (outputs, "
-            "targets)"
+            "the model takes it with forward= (--forward), a function of (model, batch) that gives "
+            "(outputs, targets)"
         )
-    return model(batch[0]), batch[1]
+    return batch[0], batch[1]
 
 
 def count_samples(targets: Any) -> int:
@@ -112,3 +121,38 @@ def _joined(one: Any, two: Any) -> Any:
     pairs = zip(first, second, strict=True)
     joined = [torch.cat([a, b]) if isinstance(a, Tensor) else a for a, b in pairs]
     return tree_unflatten(joined, structure)
+
+
+def steady(compute: Callable[[], Tensor]) -> Tensor:
+    """A batch's loss, which a second pass must give again, without parts of half precision.
+
+    Raises:
+        ValueError: something is random in eval mode, or has a gradient in half precision.
+    """
+    losses: list[Tensor] = []
+    for watch in (_HalfPrecision(), _HalfPrecision()):
+        with torch.enable_grad(), watch:
+            losses.append(compute())
+        if watch.seen:
+            raise ValueError(
+                f"the model or the criterion computes in {watch.seen}, in which losses and "
+                "curvature are wrong by percents; take float32 within (no autocast, no .half())"
+            )
+    if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6, equal_nan=True):
+        raise ValueError(
+            f"the loss of one batch is {float(losses[0]):.6g}, then {float(losses[1]):.6g}: "
+            "something is random in eval mode (F.dropout without training=self.training?)"
+        )
+    return losses[0]
+
+
+class _HalfPrecision(TorchFunctionMode):
+    """Remembers the first half precise type of a result that has a gradient."""
+
+    seen: torch.dtype | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype in HALF and result.requires_grad:
+            self.seen = self.seen or result.dtype
+        return result

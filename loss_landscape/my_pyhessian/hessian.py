@@ -27,11 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from loss_landscape.my_pyhessian import stochastic
-from loss_landscape.my_pyhessian.batches import moved
+from loss_landscape.my_pyhessian.batches import Forward, moved
 from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
-from loss_landscape.my_pyhessian.operators import Criterion, Denominator, Forward, HessianOperator
+from loss_landscape.my_pyhessian.operators import Criterion, Denominator, HessianOperator
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
@@ -42,7 +43,6 @@ from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, target
 from utilities.progress import Progress
-from utilities.runs import Run
 
 
 # --- PyHessian's interface ------------------------------------------------------------------------
@@ -198,17 +198,19 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a spectrum as the command line says; return the path of its .json."""
     args = parse_args(argv)
     restored = restore(args)
-    run = Run.from_checkpoint(restored.content, args.out_dir)
+    run = restored.run
+    batches = restored.batches(args.split, args.samples, args.batch_size)
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads")
     record: dict[str, Any] = {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
-        "arguments": {k: v for k, v in vars(args).items() if k not in skip},
+        "arguments": {k: v for k, v in vars(args).items() if k not in skip}
+        | {"loss_name": restored.loss_name, **restored.digests},
     }
     paths = [target(path) for path in spectrum_paths(run.spectrum)]  # before hours of products
     with locked(paths[-1], "--out_dir puts this one elsewhere"):
         if not args.overwrite:
             refuse_other_spectrum(run.spectrum, record)
-        operator = _operator(restored, args)
+        operator = _operator(restored, batches, args)
         nodes, weights = _measure(operator, args, record)
         record |= {"model_file": restored.path.name, "title": run.title}
         record |= {"parameters": operator.flat.numel(), "samples": operator.samples}
@@ -221,13 +223,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return paths[-1]
 
 
-def _operator(restored: Restored, args: argparse.Namespace) -> HessianOperator:
+def _operator(restored: Restored, batches: list[Any], args: argparse.Namespace) -> HessianOperator:
     dtype = getattr(torch, args.dtype)
-    batches = [
-        (x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, y)
-        for x, y in restored.batches(args.split, args.samples, args.batch_size)
-    ]
-    operator = HessianOperator(restored.model.to(dtype), restored.loss, batches)
+
+    def convert(leaf: Any) -> Any:
+        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        return leaf.to(dtype) if floating else leaf
+
+    model, converted = restored.model.to(dtype), tree_map(convert, batches)
+    operator = HessianOperator(model, restored.loss, converted, restored.forward)
     if args.top_n > operator.flat.numel():
         raise ValueError(f"--top_n {args.top_n}: the model has {operator.flat.numel()} parameters")
     return operator

@@ -14,20 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from loss_landscape.my_pyhessian.batches import (
     REMEDY,
+    Forward,
     Pair,
     check_additive,
     count_samples,
     forward_pair,
+    steady,
 )
 
 Criterion = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a mean, a sum, or many values
-Forward = Callable[[nn.Module, Any], tuple[Any, Any]]  # (model, batch) -> (outputs, targets)
 Denominator = Callable[[Any], Any]  # targets -> what the sum over a batch is divided by
-HALF = (torch.float16, torch.bfloat16)
 
 
 class CurvatureOperator:
@@ -205,24 +204,12 @@ class CurvatureOperator:
 
     def _check_first_batch(self) -> None:
         """A second pass gives the same loss, and nothing that has a gradient is half precise."""
-        losses: list[Tensor] = []
-        for watch in (_HalfPrecision(), _HalfPrecision()):
-            with torch.enable_grad(), watch:
-                losses.append(self.loss(*self.forward(self.model, self.batches[0])))
-            if not losses[0].requires_grad:
-                raise ValueError(
-                    "the loss depends on no parameter that requires a gradient (torch.no_grad or "
-                    ".detach() within the model or the criterion?)"
-                )
-            if watch.seen:
-                raise ValueError(
-                    f"the model or the criterion computes in {watch.seen}, in which curvature is "
-                    "wrong by percents; take float32 within (no autocast, no .half())"
-                )
-        if not torch.allclose(losses[0], losses[1], rtol=1e-4, atol=1e-6):
+        first = self.batches[0]
+        loss = steady(lambda: self.loss(*self.forward(self.model, first)))
+        if not loss.requires_grad:
             raise ValueError(
-                f"the loss of one batch is {float(losses[0]):.6g}, then {float(losses[1]):.6g}: "
-                "something is random in eval mode (F.dropout without training=self.training?)"
+                "the loss depends on no parameter that requires a gradient (torch.no_grad or "
+                ".detach() within the model or the criterion?)"
             )
 
 
@@ -291,18 +278,6 @@ class FisherOperator(CurvatureOperator):
         change = _derivative(losses, self.params, vector)
         scale = 1 / count if self.denominator is None else 1.0
         return _contract([losses], [scale * change], self.params)
-
-
-class _HalfPrecision(TorchFunctionMode):
-    """Remembers the first half precise type of a result that has a gradient."""
-
-    seen: torch.dtype | None = None
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.dtype in HALF and result.requires_grad:
-            self.seen = self.seen or result.dtype
-        return result
 
 
 def _contract(

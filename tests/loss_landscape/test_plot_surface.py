@@ -14,13 +14,14 @@ from conftest import run_script
 
 import DatasetClass
 import models
-from loss_landscape import evaluation, plot_1D, plot_2D, plot_surface
+from loss_landscape import plot_1D, plot_2D, plot_surface
+from loss_landscape.evaluation import loss_and_accuracy
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface, read_directions, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from utilities import checkpoint
 from utilities.files import ROOT
-from utilities.metrics import Total, evaluate
+from utilities.metrics import evaluate
 
 
 @pytest.mark.parametrize("name", ["GCN", "mitbih", "cifar"])
@@ -271,7 +272,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
     alone = read_surface(plot_surface.main([*flags, "--surf_file", str(tmp_path / "alone.h5")]))
     refused: list[str] = []
 
-    def disturbed(*args) -> Total:
+    def disturbed(*args) -> dict[str, float]:
         if not refused:
             for seed in ("123", "124"):
                 with pytest.raises(
@@ -279,9 +280,9 @@ def test_a_second_writer_of_a_surface_stops_at_once(
                 ) as error:
                     plot_surface.main([*flags, "--overwrite", "--seed", seed])
                 refused.append(str(error.value))
-        return evaluate(*args)
+        return loss_and_accuracy(*args)
 
-    monkeypatch.setattr(evaluation, "evaluate", disturbed)
+    monkeypatch.setattr(plot_surface, "loss_and_accuracy", disturbed)
     path = plot_surface.main(flags)
     assert len(refused) == 2 and read_surface(path).attributes["seed"] == 123
     for name, values in alone.values.items():
@@ -308,7 +309,7 @@ def test_no_samples_given_takes_all_of_them(trained, data_dir: Path) -> None:
         sum(len(targets) for _, targets in restored.batches("train", samples, 16))
         for samples in (0, None, 5)
     ]
-    assert counts == [len(restored.dataset.train.indices)] * 2 + [5]
+    assert counts == [len(restored.data.train.indices)] * 2 + [5]
 
 
 def test_a_summary_says_what_is_not_finite() -> None:
