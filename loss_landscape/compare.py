@@ -1,9 +1,10 @@
-r"""Put several minima side by side: surfaces on one colour scale, spectra overlaid, a table.
+r"""Put several minima side by side: surfaces on one scale, spectra overlaid, a table.
 
     python loss_landscape/compare.py --model_files to_plot/model_GCN_ADAM_rho0.0.pt \
-        to_plot/model_GCN_SAM_rho0.05.pt --output plots/demo_GCN.png
+        to_plot/model_GCN_SAM_rho0.05.pt --output plots/demo_GCN.png --html plots/demo_GCN.html
 
-Reads what plot_surface.py and hessian.py wrote for each checkpoint and computes nothing itself.
+Reads what plot_surface.py and hessian.py wrote for each checkpoint and computes nothing itself. The
+page of ``--html`` is one file that needs no network: surfaces to turn, values under the mouse.
 """
 
 from __future__ import annotations
@@ -19,19 +20,35 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loss_landscape.my_pyhessian.density_plot import Spectrum, draw_density, read_spectrum
-from loss_landscape.plot_2D import NAMES, add_colour_bar, colour_scale, draw_surface, grid, title
+from loss_landscape.page import MOST_SCENES, page, spectra_figure, surface_figure
+from loss_landscape.plot_2D import (
+    NAMES,
+    add_colour_bar,
+    add_scale_flags,
+    check_scale_flags,
+    draw_3d,
+    draw_surface,
+    grid,
+    title,
+)
+from loss_landscape.scale import Scale, make_scale
 from loss_landscape.surface_file import Surface, read_surface
+from loss_landscape.together import refuse_different
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT
+from utilities.files import ROOT, atomic_write, target
 from utilities.pictures import picture_path, save_picture
 from utilities.runs import Run
 
 METRICS = ("test_acc", "test_loss", "train_loss")
 CURVATURE = ("lambda_max", "trace", "trace_standard_error")
+COLUMNS = ("minimum", "test acc. (%)", "test loss", "running train loss", "lambda_max", "trace")
+CAPTION = "One run each: no error bars, so no verdict"
+MOST_ABREAST = 4
 
 
 @dataclass
@@ -41,18 +58,21 @@ class Minimum:
     Attributes:
         label: for people.
         content: the checkpoint's.
-        surface, spectrum: what was computed from it.
+        surface: computed from it.
+        spectrum: computed from it, or None where none is shown.
         numbers: its ``METRICS`` and the ``CURVATURE`` of its spectrum.
     """
 
     label: str
     content: dict[str, Any]
     surface: Surface
-    spectrum: Spectrum
+    spectrum: Spectrum | None
     numbers: dict[str, float]
 
 
-def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
+def read_minimum(
+    model_file: Path, surf_file: Path, out_dir: Path, with_spectrum: bool = True
+) -> Minimum:
     """Read what belongs to one checkpoint: its surface and, below ``out_dir``, its spectrum.
 
     Raises:
@@ -62,16 +82,20 @@ def read_minimum(model_file: Path, surf_file: Path, out_dir: Path) -> Minimum:
     content = checkpoint.load(model_file)
     surface = read_surface(surf_file)
     stem = Run.from_checkpoint(content, out_dir).spectrum
-    spectrum = read_spectrum(stem)
+    spectrum = read_spectrum(stem) if with_spectrum else None
     identity = hashlib.sha256(model_file.read_bytes()).hexdigest()
-    for path, settings in ((surf_file, surface.attributes), (stem, spectrum.record)):
+    computed = [(surf_file, surface.attributes)]
+    if spectrum is not None:
+        computed.append((stem, spectrum.record))
+    for path, settings in computed:
         if settings.get("checkpoint_sha256") != identity:
             raise ValueError(
                 f"{model_file}: {path} is of another checkpoint, or of this one before it was "
                 "trained again; compute it anew"
             )
     numbers = {n: _number(content["metrics"], n, f"{model_file}, metrics") for n in METRICS}
-    numbers |= {n: _number(spectrum.record, n, f"{stem}.json") for n in CURVATURE}
+    if spectrum is not None:
+        numbers |= {n: _number(spectrum.record, n, f"{stem}.json") for n in CURVATURE}
     return Minimum(title(surface) or model_file.stem, content, surface, spectrum, numbers)
 
 
@@ -88,48 +112,92 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
-def draw(minima: Sequence[Minimum]) -> Figure:
-    """Surfaces above on one colour scale, spectra below."""
-    figure = Figure(figsize=(5.2 * len(minima), 8.6), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1)).tolist()  # type: ignore
-    axes = above.subplots(1, len(minima), sharex=True, sharey=True, squeeze=False)[0]
-    values = [np.ma.filled(grid(m.surface, "train_loss"), np.nan) for m in minima]
-    norm = colour_scale(values)
-    for ax, minimum in zip(axes, minima, strict=True):
-        draw_surface(ax, minimum.surface, "train_loss", norm)
-        numbers = minimum.numbers
-        ax.set_title(
-            f"{minimum.label}\ntest accuracy {numbers['test_acc']:.1f} %, "
-            f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}",
-            fontsize=11,
+def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
+    """Surfaces above, from the top and in 3D, on one scale; spectra below, if there are any."""
+    abreast = min(len(minima), MOST_ABREAST)
+    floors = -(-len(minima) // abreast)
+    spectra = [m.spectrum for m in minima if m.spectrum is not None]
+    ratios = (7.6 * floors, 3.8) if spectra else (7.6 * floors,)
+    figure = Figure(figsize=(max(5.0 * abreast, 7.0), sum(ratios)), layout="constrained")
+    parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
+    every: list[Any] = []
+    for i, minimum in enumerate(minima):
+        row, column = 2 * (i // abreast), i % abreast
+        flat = parts[0].add_subplot(2 * floors, abreast, row * abreast + column + 1)
+        tall = parts[0].add_subplot(
+            2 * floors, abreast, (row + 1) * abreast + column + 1, projection="3d"
         )
-        ax.label_outer()
-        ax.set_aspect("equal")
-    add_colour_bar(above, norm, axes, f"{NAMES['train_loss']} (one scale; + the checkpoint)")
-    spectra = [m.spectrum for m in minima]
-    draw_density(below.subplots(), spectra, [m.label for m in minima])
-    figure.suptitle("Loss surfaces along the same random draws, and spectra of the Hessian")
+        draw_surface(flat, minimum.surface, name, scale)
+        flat.set_title(heading(minimum), fontsize=11)
+        flat.set_aspect("equal")
+        draw_3d(tall, minimum.surface, name, scale)
+        every += [flat, tall]
+    add_colour_bar(parts[0], scale, every, f"{NAMES.get(name, name)} (one scale; + the checkpoint)")
+    if spectra:
+        draw_density(parts[1].subplots(), spectra, [m.label for m in minima])
+    figure.suptitle(headline(minima))
     return figure
 
 
-def table(minima: Sequence[Minimum]) -> Table:
-    """Test accuracy, losses, largest eigenvalue and trace of each."""
-    result = Table(title="One run each: no error bars, so no verdict")
-    result.add_column("minimum")
-    for name in ("test acc. (%)", "test loss", "running train loss", "lambda_max", "trace +- s.e."):
-        result.add_column(name, justify="right", no_wrap=True)
+def heading(minimum: Minimum) -> str:
+    """Whose surface it is, with the numbers that say most."""
+    numbers = minimum.numbers
+    text = f"{minimum.label}\ntest accuracy {numbers['test_acc']:.1f} %"
+    if "lambda_max" in numbers:
+        text += f", $\\lambda_{{max}}$ {numbers['lambda_max']:.3g}"
+    return text
+
+
+def headline(minima: Sequence[Minimum]) -> str:
+    """What is side by side; models of other sizes draw other numbers from one seed."""
+    models = [(m.content["model"], m.content["model_args"]) for m in minima]
+    same = all(model == models[0] for model in models)
+    text = f"Loss surfaces along {'the same random draws' if same else 'draws of one seed'}"
+    return text + (" and spectra of the Hessian" if minima[0].spectrum else "")
+
+
+def rows(minima: Sequence[Minimum]) -> list[list[str]]:
+    """Of each minimum its ``COLUMNS``, as text."""
+    result = []
     for minimum in minima:
         numbers = minimum.numbers
-        error = numbers["trace_standard_error"]
-        result.add_row(
-            minimum.label,
-            f"{numbers['test_acc']:.2f}",
-            f"{numbers['test_loss']:.4f}",
-            f"{numbers['train_loss']:.4f}",
-            f"{numbers['lambda_max']:.4g}",
-            f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" +- {error:.2g}"),
-        )
+        row = [minimum.label.replace(r"\$", "$"), f"{numbers['test_acc']:.2f}"]
+        row += [f"{numbers['test_loss']:.4f}", f"{numbers['train_loss']:.4f}"]
+        if minimum.spectrum is not None:
+            error = numbers["trace_standard_error"]
+            row += [
+                f"{numbers['lambda_max']:.4g}",
+                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" ± {error:.2g}"),
+            ]
+        result.append(row)
     return result
+
+
+def table(minima: Sequence[Minimum]) -> Table:
+    """Test accuracy, losses, largest eigenvalue and trace (± its standard error) of each."""
+    result = Table(title=CAPTION)
+    body = rows(minima)
+    for i, name in enumerate(COLUMNS[: len(body[0])]):
+        result.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
+    for row in body:
+        result.add_row(*map(escape, row))
+    return result
+
+
+def page_path(text: str) -> Path:
+    """The path of a page, as argparse's ``type`` of ``--html``.
+
+    Raises:
+        argparse.ArgumentTypeError: it doesn't end in .html, or is a folder's.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text}: no page's name; end it in .html")
+    try:
+        target(path)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -139,13 +207,29 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--surf_files", type=Path, nargs="+", help="their surfaces, if not named as they are"
     )
+    parser.add_argument("--surf_name", default="train_loss", help="which values to draw")
+    parser.add_argument(
+        "--spectra",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show the spectra of the Hessian, too",
+    )
     parser.add_argument(
         "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
     )
+    parser.add_argument("--html", type=page_path, help="an interactive page, too")
+    add_scale_flags(parser)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_scale_flags(args)
+    if args.html and len(args.model_files) > MOST_SCENES:
+        raise ValueError(
+            f"--html: {len(args.model_files)} surfaces; a browser turns {MOST_SCENES} at a time, "
+            "so make several pages"
+        )
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -156,15 +240,38 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if len(surfaces) != len(args.model_files):
         raise ValueError(f"{len(args.model_files)} --model_files but {len(surfaces)} --surf_files")
     minima = [
-        read_minimum(model, surface, args.out_dir)
+        read_minimum(model, surface, args.out_dir, args.spectra)
         for model, surface in zip(args.model_files, surfaces, strict=True)
     ]
-    save_picture(draw(minima), args.output)
+    refuse_different(surfaces, [m.surface for m in minima])
+    values = [grid(m.surface, args.surf_name).filled(np.nan) for m in minima]
+    scale = make_scale(values, args.vmin, args.vmax, args.vlevel, args.log)
+    written = [save_picture(draw(minima, args.surf_name, scale), args.output)]
+    if args.html:
+        written.append(write_page(minima, args.surf_name, scale, args.html))
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))
-    report_files([args.output])
+    report_files(written)
     return args.output
+
+
+def write_page(minima: Sequence[Minimum], name: str, scale: Scale, path: Path) -> Path:
+    """Write the interactive page of ``--html``; return its path."""
+    surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
+    labels = [m.label.replace(r"\$", "$") for m in minima]
+    spectra = [m.spectrum for m in minima if m.spectrum is not None]
+    body = rows(minima)
+    text = page(
+        headline(minima),
+        list(zip(labels, surfaces, strict=True)),
+        spectra_figure(spectra, labels) if spectra else None,
+        [list(COLUMNS[: len(body[0])]), *body],
+        CAPTION,
+    )
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":

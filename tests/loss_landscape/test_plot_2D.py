@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d import Axes3D
 
 from loss_landscape import plot_1D, plot_2D
+from loss_landscape.scale import make_scale, plain_numbers
 from loss_landscape.surface_file import Surface, create, write_cells
 from utilities.files import locked
-
-
-def test_colour_scales_are_shared_and_survive_flat_and_missing_values() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        norm = plot_2D.colour_scale([np.array([1.0, 2.0]), np.array([0.5, np.nan])])
-        assert norm.vmin == 0.5
-        for values in (np.ones(3), np.full(3, np.nan), np.array([1e-3, 1e3])):
-            levels = plot_2D.contour_levels(plot_2D.colour_scale([values]))
-            assert (np.diff(levels) > 0).all()
-
 
 X = np.linspace(-1, 1, 5)
 R = X[:, None] ** 2 + X**2
@@ -90,6 +83,7 @@ def test_a_surface_without_a_value_is_not_drawn(value: float, tmp_path: Path) ->
         (["--vmax", "-1"], "--vmax -1: the colours would go from 0 to -1; the values go from"),
         (["--vlevel", "1e-9"], "--vlevel 1e-09: 2e+09 steps between 0 and 2"),
         (["--vlevel", "1e-320"], "steps between 0 and 2"),
+        (["--log"], "--log: the scale begins at 0, which has no logarithm; give a --vmin above 0"),
         (["--vlevel", "3"], "--vlevel 3: 0.667 steps between 0 and 2"),
         (["--vlevel", "1e308"], "steps between 0 and 2"),
         (["--vlevel", "0"], "--vlevel: '0' is not a finite number above 0"),
@@ -109,14 +103,95 @@ def test_numbers_that_make_no_scale_are_one_line(flags, message, tmp_path, run_h
 def test_levels_lie_where_vlevel_says() -> None:
     """They were twelve, whatever it said: only the colours followed."""
     surface = Surface(X, X, {"train_loss": R})
-    norm = plot_2D.stepped(plot_2D.colour_scale([R], vmin=0.25, vmax=1.75), 0.5)
-    expected = [0.25, 0.75, 1.25, 1.75]
+    scale = make_scale([R], 0.25, 1.75, vlevel=0.5)
     for filled in (True, False):
-        drawn = plot_2D.draw_surface(Figure().subplots(), surface, "train_loss", norm, filled)
-        np.testing.assert_allclose(drawn.levels, expected)  # type: ignore[attr-defined]
-    for span, step, count in ((1.0, 0.1, 11), (0.3, 0.1, 4), (200.0, 1.0, 201), (1.0, 1.0, 2)):
-        norm = plot_2D.stepped(plot_2D.colour_scale([R], 0.0, span), step)
-        assert len(plot_2D.contour_levels(norm)) == count
+        drawn = plot_2D.draw_surface(Figure().subplots(), surface, "train_loss", scale, filled)
+        np.testing.assert_allclose(drawn.levels, [0.25, 0.75, 1.25, 1.75])
+
+
+FINE = np.linspace(-1, 1, 41)
+STEEP = {
+    "an edge": np.exp(8 * np.tanh(12 * (FINE - 0.4)))[None, :] + FINE[:, None] ** 2,
+    "a cliff across": 1 / (1 + np.exp(-40 * (FINE[:, None] + FINE))) + 0.1 * FINE**2,
+    "a narrow valley": np.abs(FINE[:, None] - FINE) ** 0.2 + 1e-3 * FINE**2,
+}
+
+
+@pytest.mark.parametrize("name", STEEP)
+def test_labels_of_contours_never_overlap(name: str) -> None:
+    """Matplotlib keeps labels of one level apart only, so that they overlapped at steep edges."""
+    surface = Surface(FINE, FINE, {"train_loss": STEEP[name]})
+    scale = make_scale([STEEP[name]])
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    plot_2D.draw_kind("2dcontour", figure, surface, "train_loss", scale)
+    figure.draw_without_rendering()
+    (axes, _) = figure.axes
+    labels = [text for text in axes.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in labels]
+    assert len(boxes) >= 2
+    assert {text.get_text() for text in labels} <= set(plain_numbers(scale.levels))
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_height_and_colour_in_3d_have_one_scale(log: bool, monkeypatch) -> None:
+    """Colours were logarithmic and heights linear: a basin of two decades was flat."""
+    drawn = {}
+    monkeypatch.setattr(Axes3D, "plot_surface", lambda self, x, y, z, **k: drawn.update(k, z=z))
+    values = 10 ** (2 * R) if log else R
+    scale = make_scale([values], vmax=100 if log else 1.5)
+    assert scale.log == log
+    figure = Figure(layout="constrained")
+    surface = Surface(X, X, {"train_loss": values})
+    plot_2D.draw_kind("3dsurface", figure, surface, "train_loss", scale)
+    axes: Any = figure.axes[0]
+    top = 2 if log else 1.5  # R, its own logarithm, goes from 0 to 2
+    assert axes.get_zlim() == pytest.approx((0, top))
+    assert (drawn["z"].min(), drawn["z"].max()) == pytest.approx((0, top))
+    if log:
+        texts = [float(text.get_text()) for text in axes.get_zticklabels()]
+        np.testing.assert_allclose(np.log10(texts), axes.get_zticks(), atol=3e-3)
+    for number, level in enumerate(scale.levels):
+        nearest = np.abs(drawn["z"] - (np.log10(level) if log else level)).argmin()
+        shade = colormaps["viridis"](number / (len(scale.levels) - 1))
+        np.testing.assert_allclose(drawn["facecolors"].reshape(-1, 4)[nearest], shade, atol=0.12)
+
+
+def test_a_surface_in_3d_keeps_the_grids_values_however_it_runs() -> None:
+    """Non-square, falling axes, and a hole; between the points it is bilinear."""
+    x, y = np.array([1.0, 0.5, -1.0]), np.array([-1.0, 0.0, 0.25, 2.0])
+    values = 1 + x + 2 * y[:, None] + x * y[:, None]
+    surface = Surface(x, y, {"train_loss": values})
+    columns, rows, finer = plot_2D.finer(surface, values)
+    np.testing.assert_allclose(finer, 1 + columns + 2 * rows + columns * rows, atol=1e-12)
+    for i, row in enumerate(y):
+        for j, column in enumerate(x):
+            assert values[i, j] in finer[(rows == row) & (columns == column)].round(12)
+    values[1, 1] = np.nan
+    _, _, finer = plot_2D.finer(surface, values)
+    assert np.isnan(finer).any() and np.isfinite(finer[-1]).all()
+
+
+def test_a_window_is_refused_where_none_can_be_opened(tmp_path: Path, run_here) -> None:
+    path = surface_of(R, tmp_path / "a.h5")
+    for script in (plot_2D, plot_1D):
+        result = run_here(script.main, "--surf_file", path, "--out_dir", tmp_path, "--show")
+        assert result.returncode == 2 and "no window can be opened here" in result.stderr
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_window_is_opened_with_each_picture(tmp_path: Path, monkeypatch, run_here) -> None:
+    from matplotlib import pyplot
+
+    shown = []
+    monkeypatch.setattr(pyplot, "get_backend", lambda: "QtAgg")
+    monkeypatch.setattr(pyplot, "show", lambda: shown.extend(pyplot.get_fignums()))
+    path = surface_of(R, tmp_path / "a.h5")
+    result = run_here(plot_2D.main, "--surf_file", path, "--out_dir", tmp_path, "--show")
+    pyplot.close("all")
+    assert result.returncode == 0 and len(shown) == 4
 
 
 def test_two_at_once_do_not_mix_their_scales(tmp_path: Path) -> None:

@@ -1,0 +1,202 @@
+"""An interactive page of surfaces and spectra: one HTML file that needs no network.
+
+It holds plotly's JavaScript (5 MB). Its security policy lets it load nothing and call nobody, and
+each name from a file is text, never markup.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.colors import to_hex
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
+
+from loss_landscape.my_pyhessian.density_plot import bandwidth, density
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum
+from loss_landscape.scale import LARGEST, Scale, plain_numbers
+from loss_landscape.surface_file import ACCURACY, Surface
+from utilities.pictures import COLOURS, HEIGHTS, MARK
+
+MOST_SCENES = 12  # browsers end the oldest of more than 16 drawings in 3D
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"  # plotly compiles its shaders' wrappers with Function
+)
+STYLE = """
+body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1500px; padding: 0 1rem}
+.surfaces {display: flex; flex-wrap: wrap; gap: 1rem}
+figure {margin: 0; flex: 1 1 420px; min-width: 0}
+figcaption, th {font-weight: 600}
+figcaption {overflow-wrap: anywhere}
+table {border-collapse: collapse; margin: 1rem 0}
+td, th {border-bottom: 1px solid #ccc; padding: .3rem .8rem; text-align: right}
+td:first-child, th:first-child {text-align: left; overflow-wrap: anywhere}
+"""
+# Turning one surface turns the others, so that all are seen from one side.
+TURN_ALL = """
+const surfaces = [...document.querySelectorAll('.surfaces .plotly-graph-div')];
+surfaces.forEach(one => Plotly.Plots.resize(one));  // the first was drawn before the second came
+let turning = false;
+surfaces.forEach(one => one.on('plotly_relayout', change => {
+  const camera = change['scene.camera'];
+  if (!camera || turning) return;
+  turning = true;
+  Promise.all(surfaces.filter(other => other !== one).map(other =>
+    Plotly.relayout(other, {'scene.camera': camera}))).finally(() => turning = false);
+}));
+"""
+CONFIG = {"displaylogo": False, "responsive": True}
+
+
+def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.Figure:
+    """A surface to turn, with the values of ``name`` under the mouse.
+
+    Height and colour have one scale, cut at its ends; the value that is shown is the file's own.
+
+    Args:
+        surface: in 2D.
+        name: of the values.
+        scale: of all surfaces on the page.
+        text: what the values are, for people.
+    """
+    values = surface.values[name]
+    place = scale.position(values.clip(-LARGEST, LARGEST))
+    last = len(scale.levels) - 1
+    shades = matplotlib.colormaps[HEIGHTS](np.linspace(0, 1, 33))
+    shown = np.arange(0, last + 1, -(-last // 20))
+    bar = {"title": {"text": text, "side": "right"}, "tickvals": shown, "len": 0.8}
+    accuracy = surface.values.get(ACCURACY.get(name, ""))
+    hover = f"x %{{x:.4g}}, y %{{y:.4g}}<br>{text} %{{customdata[0]}}"
+    below = np.full_like(values, np.nan) if accuracy is None else accuracy
+    drawn = go.Surface(
+        x=surface.x,
+        y=surface.y,
+        z=np.where(np.isfinite(values), scale.height(values, cut=False), np.nan),
+        surfacecolor=np.where(np.isfinite(values), place, np.nan),
+        cmin=0,
+        cmax=last,
+        colorscale=[(k / 32, to_hex(c)) for k, c in enumerate(shades)],
+        colorbar={**bar, "ticktext": plain_numbers(scale.levels[shown])},
+        customdata=[
+            [(f"{v:.6g}", f"{a:.4g}") for v, a in zip(*row, strict=True)]
+            for row in zip(values, below, strict=True)
+        ],
+        hovertemplate=hover
+        + ("" if accuracy is None else "<br>accuracy %{customdata[1]} %")
+        + "<extra></extra>",
+    )
+    figure = go.Figure([drawn, *_checkpoint(surface, values, scale)])
+    ends = scale.height(scale.levels[[0, -1]])
+    margin = 0.02 * (ends[1] - ends[0])
+    axis = {"range": [ends[0] - margin, ends[1] + margin], "title": {"text": text}}
+    if scale.log:
+        ticks = scale.ticks(5)
+        axis |= {"tickvals": scale.height(ticks), "ticktext": plain_numbers(ticks)}
+    figure.update_layout(
+        scene={
+            "xaxis": {"title": {"text": "direction x"}},
+            "yaxis": {"title": {"text": "direction y"}},
+            "zaxis": axis,
+            "aspectmode": "cube",
+            "camera": {"eye": {"x": 1.3, "y": -1.6, "z": 1.0}},
+        },
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=460,
+        showlegend=False,
+    )
+    return figure
+
+
+def _checkpoint(surface: Surface, values: np.ndarray, scale: Scale) -> list[go.Scatter3d]:
+    """A mark at (0, 0), where the grid has that point."""
+    assert surface.y is not None
+    rows, columns = np.flatnonzero(surface.y == 0), np.flatnonzero(surface.x == 0)
+    if not len(rows) or not len(columns) or not np.isfinite(values[rows[0], columns[0]]):
+        return []
+    height = scale.height(values[rows[0], columns[0]])
+    marker = {"color": MARK, "size": 5, "symbol": "cross"}
+    # Without hover of its own: the surface's value below it is to be seen.
+    return [go.Scatter3d(x=[0], y=[0], z=[height], mode="markers", marker=marker, hoverinfo="skip")]
+
+
+def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figure:
+    """The densities of several spectra, smoothed as ``density_plot.py`` does."""
+    sigma = bandwidth(spectra)
+    low = min(float(s.nodes.min()) for s in spectra) - 6 * sigma
+    high = max(float(s.nodes.max()) for s in spectra) + 6 * sigma
+    grid = np.linspace(low, high, 2000)
+    figure = go.Figure()
+    top = 0.0
+    for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
+        mean = density(spectrum.nodes, spectrum.weights, grid, sigma).mean(axis=0)
+        top = max(top, float(mean.max()))
+        line = {"color": COLOURS[i % len(COLOURS)]}
+        figure.add_scatter(x=grid, y=mean, name=html.escape(label), mode="lines", line=line)
+    parameters = max(int(s.record.get("parameters", 1_000_000)) for s in spectra)
+    floor = 0.01 / (parameters * sigma * np.sqrt(2 * np.pi))  # of one eigenvalue alone
+    figure.update_layout(
+        xaxis={"title": {"text": "eigenvalue of the Hessian"}},
+        yaxis={
+            "type": "log",
+            "exponentformat": "power",
+            "range": [np.log10(floor), np.log10(2 * top)],
+            "title": {"text": f"spectral density (smoothed with sigma = {sigma:.2g})"},
+        },
+        margin={"t": 10},
+        height=420,
+        legend={"x": 0.99, "xanchor": "right", "y": 0.95},
+        template="plotly_white",
+    )
+    return figure
+
+
+def page(
+    headline: str,
+    surfaces: Sequence[tuple[str, go.Figure]],
+    spectra: go.Figure | None,
+    table: Sequence[Sequence[str]],
+    caption: str,
+) -> str:
+    """The whole page.
+
+    Args:
+        headline: above all.
+        surfaces: of each its label and its figure.
+        spectra: below them, or None.
+        table: rows of text, the first the columns' names.
+        caption: of the table.
+    """
+    figures = []
+    for i, (label, figure) in enumerate(surfaces):
+        name = f"<figcaption>{html.escape(label)}</figcaption>"
+        figures.append(f"<figure>{name}{_div(f'surface{i}', figure)}</figure>")
+    cells = [
+        "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in row)
+        for tag, row in zip(["th", *["td"] * len(table)], table, strict=False)
+    ]
+    body = [
+        f"<h1>{html.escape(headline)}</h1>",
+        "<p>Drag to turn, scroll to come nearer, point to read a value. All surfaces have one "
+        "scale of colours and heights, cut at its top; the cross is the checkpoint.</p>",
+        f'<div class="surfaces">{"".join(figures)}</div>',
+        "" if spectra is None else _div("spectra", spectra),
+        f"<table><caption>{html.escape(caption)}</caption>",
+        "".join(f"<tr>{row}</tr>" for row in cells) + "</table>",
+        f"<script>{TURN_ALL}</script>",
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(headline)}</title><style>{STYLE}</style>"
+        f"<script>{get_plotlyjs()}</script></head>\n<body>" + "\n".join(body) + "</body></html>\n"
+    )
+
+
+def _div(name: str, figure: go.Figure) -> str:
+    return to_html(figure, CONFIG, full_html=False, include_plotlyjs=False, div_id=name)
