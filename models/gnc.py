@@ -65,11 +65,11 @@ class GCN(nn.Module):
                 columns and values of ``normalised_adjacency``, a symmetric matrix.
         """
         dtype = self.classifier.weight.dtype
-        adjacency = _adjacency(graphs, dtype)
+        adjacency = adjacency_of(graphs, dtype)
         x = self.conv1(graphs.x.to(dtype), adjacency).relu_()  # (nodes, hidden)
         x = self.conv2(x, adjacency).relu_()
         sizes = graphs.ptr.diff()[:, None]  # (graphs, 1)
-        x = self.conv3(x, _mean(graphs, sizes, adjacency))  # (graphs, hidden)
+        x = self.conv3(x, mean_over_nodes(graphs, sizes, adjacency))  # (graphs, hidden)
         x = x * (sizes > 0)  # the mean over no nodes is 0, without the bias
         return self.classifier(self.dropout(x))
 
@@ -101,7 +101,8 @@ def _compressed(
     return offsets, columns[order], values[order]
 
 
-def _adjacency(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
+def adjacency_of(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
+    """The normalised adjacency (nodes, nodes) of a Batch, its own where it has one."""
     ready = getattr(graphs, "adjacency", None)
     if ready is None:
         return normalised_adjacency(graphs.edge_index, len(graphs.x), dtype)
@@ -109,8 +110,8 @@ def _adjacency(graphs: Any, dtype: torch.dtype) -> SparseMatrix:
     return SparseMatrix(offsets, columns, values.to(dtype))
 
 
-def _mean(graphs: Any, sizes: Tensor, adjacency: SparseMatrix) -> SparseMatrix:
-    """(graphs, nodes): the mean over each graph's nodes of what reaches them."""
+def mean_over_nodes(graphs: Any, sizes: Tensor, adjacency: SparseMatrix) -> SparseMatrix:
+    """(graphs, nodes): the mean over each graph's ``sizes`` (graphs, 1) nodes of what they get."""
     weights = sizes.clamp(min=1).to(adjacency.values.dtype).reciprocal()  # of each graph's nodes
     values = (adjacency.transposed @ weights.index_select(0, graphs.batch)).flatten()
     nodes = torch.arange(len(values) + 1, device=values.device)
