@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -177,13 +178,16 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each task a checkpoint of 2 epochs with SAM, made by the real command line."""
+    """For each task a checkpoint of 2 epochs with SAM, made by the script in this process."""
     checkpoints = {}
     for name, flags in SMALL.items():
         out = tmp_path_factory.mktemp(name)
         common = ("--data_dir", data_dir, "--out_dir", out, "--epochs", 2, "--threads", 1)
-        done = run_script(f"trainings/my_train_{name}.py", "--optimizer", "SAM", *flags, *common)
-        assert done.returncode == 0, done.stderr
+        script = str(ROOT / f"trainings/my_train_{name}.py")
+        with pytest.MonkeyPatch.context() as patch:
+            argv = [script, "--optimizer", "SAM", *map(str, (*flags, *common))]
+            patch.setattr(sys, "argv", argv)
+            cli.run(importlib.import_module(f"trainings.my_train_{name}").main)
         suffix = "_TINY" if name == "GCN" else ""
         checkpoints[name] = out / "to_plot" / f"model_{name}_SAM_rho0.05{suffix}.pt"
     return checkpoints

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, Run
+from conftest import SMALL, Run, run_script
 
 import DatasetClass
 import models
@@ -80,12 +80,11 @@ def test_sam_on_zero_rho_is_its_base_and_learning_happens(tmp_path: Path) -> Non
     assert table["train_loss"].iloc[-1] < table["train_loss"].iloc[0]
 
 
-def test_two_runs_with_one_seed_are_bitwise_equal(
-    trained, data_dir: Path, tmp_path: Path, run_here: Run
-) -> None:
+def test_two_runs_with_one_seed_are_bitwise_equal(trained, data_dir: Path, tmp_path: Path) -> None:
     name = "GCN"
     common = ("--data_dir", data_dir, "--out_dir", tmp_path, "--epochs", 2, "--threads", 1)
-    done = run_here(train_gcn, "--optimizer", "SAM", *SMALL[name], *common)
+    script = f"trainings/my_train_{name}.py"
+    done = run_script(script, "--optimizer", "SAM", *SMALL[name], *common)
     assert done.returncode == 0, done.stderr
     ours = checkpoint.load(tmp_path / "to_plot" / trained[name].name)["state_dict"]
     theirs = checkpoint.load(trained[name])["state_dict"]
