@@ -176,6 +176,8 @@ class CurvatureOperator:
             count = count_samples(targets)
             self.check(outputs, targets)
             values = self.criterion(outputs, targets)
+            if not isinstance(values, Tensor):
+                raise ValueError(f"the criterion gives a {type(values).__name__}, not a tensor")
             if not values.isfinite().all():
                 raise ValueError("the loss is NaN or infinite at these weights: no curvature there")
             sizes.add(values.numel() / count if values.ndim and values.numel() >= count else 0)

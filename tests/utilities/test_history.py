@@ -21,8 +21,8 @@ HEADER = "\t".join(COLUMNS)
 def test_what_a_run_writes_is_read_by_us_and_by_pandas_alike(tmp_path: Path, capsys) -> None:
     rows = [{"train_loss": 1e-12, "val_loss": 0.1 + 0.2}, {"train_loss": 3e30, "val_acc": 100.0}]
     path = write(tmp_path / "a.dat", rows, rho=0.05, tag="", note="a: b\nc\rd")
-    text, columns = read_history(path)
-    assert text["rho"] == "0.05" and text["tag"] == "" and text["note"] == "a: b\\nc\\rd"
+    read, columns = read_history(path)
+    assert read["rho"] == "0.05" and read["tag"] == "" and read["note"] == "a: b\\nc\\rd"
     table = pd.read_table(path, comment="#")
     assert list(table.columns) == list(columns) == list(COLUMNS)
     assert columns["epoch"] == [1, 2]
@@ -43,11 +43,11 @@ def test_whatever_is_written_is_read_back(texts, table, tmp_path: Path) -> None:
     path = tmp_path / "r.dat"
     rows = [dict(zip(COLUMNS, (k, *row), strict=True)) for k, row in enumerate(table, start=1)]
     write_history(path, texts, rows)
-    text, columns = read_history(path)
+    read, columns = read_history(path)
     assert columns == {name: [float(row[name]) for row in rows] for name in COLUMNS}
     for name, text in texts.items():
         line = text.replace("\n", "\\n").replace("\r", "\\r")
-        assert text[name] == line.encode("utf-8", "backslashreplace").decode().strip()
+        assert read[name] == line.encode("utf-8", "backslashreplace").decode().strip()
 
 
 TOP = "# rho: 0.05\n"

@@ -110,6 +110,13 @@ def test_sums_and_losses_of_pairs_are_refused_in_several_batches(criterion: Call
         hessian(perceptron(), criterion, dataloader=in_batches(x, y))
 
 
+@pytest.mark.parametrize("loss", [0.5, (torch.tensor(0.5),), None])
+def test_a_criterion_that_gives_no_tensor_is_refused(loss: object) -> None:
+    """Kind: ``.item()`` in the criterion, several losses at once, a forgotten return."""
+    with pytest.raises(ValueError, match=r"the criterion gives a \w+, not a tensor"):
+        hessian(perceptron(), lambda outputs, targets: loss, data=points())
+
+
 def test_sequences_of_several_lengths_need_a_denominator() -> None:
     model, x, y = tokens()
     batches = [(x[:5, :1], y[:5, :1]), (x[5:], y[5:])]  # the first is nothing but padding else
