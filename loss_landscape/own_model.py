@@ -96,7 +96,10 @@ def keyword_arguments(flag: str, text: str | None) -> dict[str, Any]:
         call = ast.parse(f"dict({text or ''})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not all(k.arg for k in call.keywords):
             raise ValueError("no keyword arguments")
-        return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        if len(found) < len(call.keywords):
+            raise ValueError("one given twice")
+        return found
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(
             f"{flag} {str(text)[:60]!r}: not of the form depth=20, name='text' (plain values, text "

@@ -1,11 +1,11 @@
 r"""A ResNet of torchvision's on CIFAR-10, trained by a plain loop and looked at from outside.
 
-From the repository's root, on 2 cores:
+From the repository's root, in minutes:
 
-    python examples/own_model/images.py --file resnet.pt            # 4 minutes
+    python examples/own_model/images.py --file resnet.pt
     python loss_landscape/plot_surface.py --model_file resnet.pt \
         --model examples.own_model.images:resnet --dataset examples.own_model.images:loader \
-        --x=-1:1:11 --y=-1:1:11 --samples 200 --plot                # 4 minutes
+        --x=-1:1:11 --y=-1:1:11 --samples 200 --plot
     python loss_landscape/my_pyhessian/hessian.py --model_file resnet.pt \
         --model examples.own_model.images:resnet --dataset examples.own_model.images:loader \
         --samples 100 --max_steps 30 --probes 1 --lanczos_steps 20 --trace_probes 10
@@ -27,11 +27,8 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def resnet(classes: int = 10) -> nn.Module:
-    """ResNet-18 for small images: the first convolution doesn't shrink them."""
-    model = torchvision.models.resnet18(num_classes=classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    return model
+    """ResNet-18 as torchvision has it."""
+    return torchvision.models.resnet18(num_classes=classes)
 
 
 def loader(split: str = "train", samples: int = 2000, data_dir: str = "data") -> TensorDataset:
