@@ -17,18 +17,18 @@ import argparse
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet as resnets
 
 from DatasetClass.raw.cifar_files import read_cifar
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def resnet(classes: int = 10) -> nn.Module:
-    """ResNet-18 as torchvision has it."""
-    return torchvision.models.resnet18(num_classes=classes)
+def resnet(blocks: int = 2) -> nn.Module:
+    """ResNet-18 as torchvision has it, or another one of so many blocks on each of four levels."""
+    return resnets.ResNet(resnets.BasicBlock, [blocks] * 4, num_classes=10)
 
 
 def loader(split: str = "train", samples: int = 2000, data_dir: str = "data") -> TensorDataset:
@@ -45,11 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", default="resnet.pt")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--data_dir", default="data")
     args = parser.parse_args()
     torch.manual_seed(0)
-    model = resnet().train()
+    model = resnet(args.blocks).train()
     batches = DataLoader(loader("train", args.samples, args.data_dir), 64, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     for epoch in range(args.epochs):

@@ -81,7 +81,7 @@ def main() -> None:
     """Train and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", default="text.safetensors")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=20)
     args = parser.parse_args()
     torch.manual_seed(0)
     model = classifier()

@@ -18,7 +18,7 @@ from loss_landscape.my_pyhessian import hessian
 from loss_landscape.surface_file import read_surface
 from utilities.files import ROOT
 
-FEWER = ["--probes=1", "--lanczos_steps=4", "--trace_probes=2", "--max_steps=8", "--top_n=1"]
+FEWER = ["--probes=1", "--lanczos_steps=2", "--trace_probes=1", "--max_steps=4", "--top_n=1"]
 
 
 def shown(example: object) -> list[list[str]]:
@@ -30,7 +30,11 @@ def shown(example: object) -> list[list[str]]:
     ("example", "train", "look"),
     [
         (text, ["--epochs=3"], []),
-        (images, ["--epochs=1", "--samples=20"], ["--samples=4", "--dataset_args=samples=20"]),
+        (
+            images,
+            ["--epochs=1", "--samples=20", "--blocks=1"],
+            ["--samples=4", "--model_args=blocks=1", "--dataset_args=samples=20"],
+        ),
     ],
 )
 def test_the_example_does_what_it_shows(
@@ -39,10 +43,8 @@ def test_the_example_does_what_it_shows(
     monkeypatch.chdir(ROOT)
     file = tmp_path / Path(shown(example)[0][-1]).name
     if example is images:
-        train, look = (
-            [*train, f"--data_dir={data_dir}"],
-            [look[0], f"{look[1]}, data_dir='{data_dir}'"],
-        )
+        train = [*train, f"--data_dir={data_dir}"]
+        look = [*look[:-1], f"{look[-1]}, data_dir='{data_dir}'"]
     monkeypatch.setattr(sys, "argv", ["example.py", f"--file={file}", *train])
     example.main()
     common = [f"--out_dir={tmp_path}", "--threads=1", *look]
