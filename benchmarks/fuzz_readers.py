@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -106,6 +107,23 @@ def checkpoint_reader() -> Reader:
         torch.save(whole, folder / "a.pt", _use_new_zipfile_serialization=False)
 
     return Reader(checkpoint.load, "a.pt", [_saved(save, "a.pt"), _saved(save_old, "a.pt")])
+
+
+def weights_reader(name: str) -> Reader:
+    """A state dict of a user's own model."""
+    from safetensors.torch import save_file
+
+    from loss_landscape.own_model import read_weights
+
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    weights, wrapped = model.state_dict(), {f"module.{k}": v for k, v in model.state_dict().items()}
+    if name.endswith(".safetensors"):
+        contents: list[Any] = [weights, wrapped]
+        samples = [_saved(lambda f, c=c: save_file(c, f / name), name) for c in contents]
+    else:
+        contents = [weights, {"epoch": 3, "state_dict": wrapped}]
+        samples = [_saved(lambda f, c=c: torch.save(c, f / name), name) for c in contents]
+    return Reader(lambda path: read_weights(path, model), name, samples)
 
 
 def npy_reader() -> Reader:
@@ -213,6 +231,8 @@ def graphs_reader() -> Reader:
 
 READERS: dict[str, Callable[[], Reader]] = {
     "pt": checkpoint_reader,
+    "pth": partial(weights_reader, "a.pth"),
+    "safetensors": partial(weights_reader, "a.safetensors"),
     "npy": npy_reader,
     "npz": npz_reader,
     "csv": kaggle_reader,

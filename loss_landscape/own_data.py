@@ -88,10 +88,11 @@ class OwnData:
                 )
                 whole = isinstance(found, Mapping) or arrays
                 batches = [as_tensors(batch) for batch in ([found] if whole else found)]
+                sha256 = digest(batches)
             if not batches:
                 raise ValueError(f"--dataset {self.name}: gives no batch of the {split} split")
             self._loaded[split], self._arrays[split] = batches, whole
-            self.digests[f"{split}_data_sha256"] = digest(batches)
+            self.digests[f"{split}_data_sha256"] = sha256
         return self._loaded[split]
 
     def _split_argument(self, split: str) -> dict[str, str]:
@@ -134,7 +135,7 @@ def as_tensors(batch: Any) -> Any:
     """A batch with tensors for its arrays, of its own memory, and plain dicts for its mappings."""
     if isinstance(batch, Mapping):
         batch = dict(batch)
-    elif isinstance(batch, tuple | list):
+    elif type(batch) in (tuple, list):  # a named one keeps its names
         batch = tuple(dict(part) if isinstance(part, Mapping) else part for part in batch)
 
     def convert(leaf: Any) -> Any:
@@ -203,7 +204,7 @@ def digest(batches: Sequence[Any]) -> str:
         for leaf in leaves:
             if isinstance(leaf, Tensor):
                 state.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
-                state.update(leaf.contiguous().view(-1).view(torch.uint8).numpy().data)
+                state.update(leaf.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
             else:
                 state.update(pickle.dumps(leaf))
     return state.hexdigest()

@@ -159,9 +159,8 @@ def check_weights(
     ]
     if different:
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
-        raise ValueError(
-            f"{path}: its weights don't fit the model: {'; '.join(different[:3])}{more}"
-        )
+        shown = " ".join("; ".join(each[:200] for each in different[:3]).split())  # on one line
+        raise ValueError(f"{path}: its weights don't fit the model: {shown}{more}")
 
 
 def versions() -> dict[str, str]:
