@@ -167,14 +167,14 @@ def rows(minima: Sequence[Minimum]) -> list[list[str]]:
             error = numbers["trace_standard_error"]
             row += [
                 f"{numbers['lambda_max']:.4g}",
-                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" ± {error:.2g}"),
+                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" +- {error:.2g}"),
             ]
         result.append(row)
     return result
 
 
 def table(minima: Sequence[Minimum]) -> Table:
-    """Test accuracy, losses, largest eigenvalue and trace (± its standard error) of each."""
+    """Test accuracy, losses, largest eigenvalue and trace (+- its standard error) of each."""
     result = Table(title=CAPTION)
     body = rows(minima)
     for i, name in enumerate(COLUMNS[: len(body[0])]):
@@ -261,7 +261,7 @@ def write_page(minima: Sequence[Minimum], name: str, scale: Scale, path: Path) -
     surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
     labels = [m.label.replace(r"\$", "$") for m in minima]
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    body = rows(minima)
+    body = [[cell.replace("+-", "±") for cell in row] for row in rows(minima)]
     text = page(
         headline(minima),
         list(zip(labels, surfaces, strict=True)),
