@@ -117,8 +117,8 @@ def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
     abreast = min(len(minima), MOST_ABREAST)
     floors = -(-len(minima) // abreast)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    ratios = (7.6 * floors, 3.8) if spectra else (7.6 * floors,)
-    figure = Figure(figsize=(max(5.0 * abreast, 7.0), sum(ratios)), layout="constrained")
+    ratios = (6.4 * floors, 3.0) if spectra else (6.4 * floors,)
+    figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     every: list[Any] = []
     for i, minimum in enumerate(minima):

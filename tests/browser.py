@@ -15,7 +15,7 @@ from typing import Any
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
-SECONDS = 60.0  # for whatever is waited for; a busy machine without a GPU draws slowly
+SECONDS = 180.0  # for whatever is waited for; a busy machine without a GPU draws slowly
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # containers run as root, for whom Chromium has none
@@ -23,7 +23,7 @@ FLAGS = (
     "--remote-allow-origins=*",
     "--use-angle=swiftshader",  # 3D without a GPU
     "--enable-unsafe-swiftshader",
-    "--window-size=1000,800",
+    "--window-size=920,700",
     "--disable-dev-shm-usage",
     "--no-first-run",
 )

@@ -111,8 +111,8 @@ def test_turning_one_surface_turns_all(opened: browser.Browser) -> None:
     np.testing.assert_allclose(eye(opened, "surface1"), before)
     x, y = middle(opened, "surface0")
     opened.mouse("mousePressed", x, y, pressed=True)
-    for step in range(1, 11):
-        opened.mouse("mouseMoved", x + 12 * step, y + 4 * step, pressed=True)
+    for step in (40, 80, 120):
+        opened.mouse("mouseMoved", x + step, y + step / 3, pressed=True)
     opened.mouse("mouseReleased", x + 120, y + 40, pressed=True)
     opened.wait("!!document.getElementById('surface1').layout.scene?.camera?.up")
     after = eye(opened, "surface0")
