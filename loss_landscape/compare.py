@@ -114,8 +114,8 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
 
 def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
     """Surfaces above, from the top and in 3D, on one scale; spectra below, if there are any."""
-    abreast = min(len(minima), MOST_ABREAST)
-    floors = -(-len(minima) // abreast)
+    floors = -(-len(minima) // MOST_ABREAST)
+    abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     ratios = (6.4 * floors, 3.0) if spectra else (6.4 * floors,)
     figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
