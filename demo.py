@@ -74,9 +74,11 @@ def run_all(args: argparse.Namespace) -> None:
         files.append(str(trained.best))
         surfaces.append(str(surface))
     picture = args.out_dir / "plots" / PICTURE
-    flags = ["--model_files", *files, "--surf_files", *surfaces, f"--output={picture}"]
+    page = picture.with_suffix(".html")
+    flags = ["--model_files", *files, "--surf_files", *surfaces]
+    flags += [f"--output={picture}", f"--html={page}"]
     step("compare", f"{landscape}/compare.py", compare.main, flags, results)
-    print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture}")
+    print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture} and {page}")
 
 
 if __name__ == "__main__":

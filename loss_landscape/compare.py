@@ -114,11 +114,11 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
 
 def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
     """Surfaces above, from the top and in 3D, on one scale; spectra below, if there are any."""
-    abreast = min(len(minima), MOST_ABREAST)
-    floors = -(-len(minima) // abreast)
+    floors = -(-len(minima) // MOST_ABREAST)
+    abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    ratios = (7.6 * floors, 3.8) if spectra else (7.6 * floors,)
-    figure = Figure(figsize=(max(5.0 * abreast, 7.0), sum(ratios)), layout="constrained")
+    ratios = (6.4 * floors, 3.0) if spectra else (6.4 * floors,)
+    figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     every: list[Any] = []
     for i, minimum in enumerate(minima):
@@ -167,14 +167,14 @@ def rows(minima: Sequence[Minimum]) -> list[list[str]]:
             error = numbers["trace_standard_error"]
             row += [
                 f"{numbers['lambda_max']:.4g}",
-                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" ± {error:.2g}"),
+                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" +- {error:.2g}"),
             ]
         result.append(row)
     return result
 
 
 def table(minima: Sequence[Minimum]) -> Table:
-    """Test accuracy, losses, largest eigenvalue and trace (± its standard error) of each."""
+    """Test accuracy, losses, largest eigenvalue and trace (+- its standard error) of each."""
     result = Table(title=CAPTION)
     body = rows(minima)
     for i, name in enumerate(COLUMNS[: len(body[0])]):
@@ -261,7 +261,7 @@ def write_page(minima: Sequence[Minimum], name: str, scale: Scale, path: Path) -
     surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
     labels = [m.label.replace(r"\$", "$") for m in minima]
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    body = rows(minima)
+    body = [[cell.replace("+-", "±") for cell in row] for row in rows(minima)]
     text = page(
         headline(minima),
         list(zip(labels, surfaces, strict=True)),

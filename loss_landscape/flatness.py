@@ -53,7 +53,7 @@ class Flatness:
 
     def __str__(self) -> str:
         """Mean, half the interval's width, and over how many directions."""
-        interval = "" if math.isnan(self.half_width) else f" ± {self.half_width:#.2g}"
+        interval = "" if math.isnan(self.half_width) else f" +- {self.half_width:#.2g}"
         plural = "s" if len(self.rises) > 1 else ""
         return f"{self.mean:.3g}{interval} over {len(self.rises)} direction{plural}"
 

@@ -23,19 +23,20 @@ from loss_landscape.surface_file import ACCURACY, Surface
 from utilities.pictures import COLOURS, HEIGHTS, MARK
 
 MOST_SCENES = 12  # browsers end the oldest of more than 16 drawings in 3D
+MOST_LETTERS = 60  # of a label in a legend
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"  # plotly compiles its shaders' wrappers with Function
 )
 STYLE = """
-body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1500px; padding: 0 1rem}
+body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1500px; padding: 0 1rem;
+  overflow-wrap: anywhere}
 .surfaces {display: flex; flex-wrap: wrap; gap: 1rem}
 figure {margin: 0; flex: 1 1 420px; min-width: 0}
 figcaption, th {font-weight: 600}
-figcaption {overflow-wrap: anywhere}
 table {border-collapse: collapse; margin: 1rem 0}
 td, th {border-bottom: 1px solid #ccc; padding: .3rem .8rem; text-align: right}
-td:first-child, th:first-child {text-align: left; overflow-wrap: anywhere}
+td:first-child, th:first-child {text-align: left}
 """
 # Turning one surface turns the others, so that all are seen from one side.
 TURN_ALL = """
@@ -64,6 +65,7 @@ def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.F
         scale: of all surfaces on the page.
         text: what the values are, for people.
     """
+    text = html.escape(text)
     values = surface.values[name]
     place = scale.position(values.clip(-LARGEST, LARGEST))
     last = len(scale.levels) - 1
@@ -82,9 +84,10 @@ def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.F
         cmax=last,
         colorscale=[(k / 32, to_hex(c)) for k, c in enumerate(shades)],
         colorbar={**bar, "ticktext": plain_numbers(scale.levels[shown])},
+        # By column and row, (nx, ny): plotly takes these the other way round than z.
         customdata=[
-            [(f"{v:.6g}", f"{a:.4g}") for v, a in zip(*row, strict=True)]
-            for row in zip(values, below, strict=True)
+            [(f"{v:.6g}", f"{a:.4g}") for v, a in zip(*column, strict=True)]
+            for column in zip(values.T, below.T, strict=True)
         ],
         hovertemplate=hover
         + ("" if accuracy is None else "<br>accuracy %{customdata[1]} %")
@@ -136,7 +139,7 @@ def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Fig
         mean = density(spectrum.nodes, spectrum.weights, grid, sigma).mean(axis=0)
         top = max(top, float(mean.max()))
         line = {"color": COLOURS[i % len(COLOURS)]}
-        figure.add_scatter(x=grid, y=mean, name=html.escape(label), mode="lines", line=line)
+        figure.add_scatter(x=grid, y=mean, name=_short(label), mode="lines", line=line)
     parameters = max(int(s.record.get("parameters", 1_000_000)) for s in spectra)
     floor = 0.01 / (parameters * sigma * np.sqrt(2 * np.pi))  # of one eigenvalue alone
     figure.update_layout(
@@ -153,6 +156,11 @@ def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Fig
         template="plotly_white",
     )
     return figure
+
+
+def _short(label: str) -> str:
+    """A label for a legend, which must leave room for the curves."""
+    return html.escape(label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 1] + "…")
 
 
 def page(

@@ -160,7 +160,7 @@ def draw_bands(
     figure = new_figure((7, 4.6), show)
     axes = figure.add_subplot()
     for i, (bundle, label) in enumerate(zip(bundles, labels, strict=True)):
-        text = label + (f"\nrise at {radius:g}: {figures[i]}" if figures else "")
+        text = label + (f"\nrise at {radius:g}: {figures[i]}".replace("+-", "±") if figures else "")
         draw_bundle(axes, bundle, name, i, text)
     axes.set_xlabel("position along each direction (0 is the checkpoint)")
     axes.set_ylabel(NAMES.get(name, name))
@@ -185,7 +185,7 @@ def report(labels: Sequence[str], figures: Sequence[Flatness]) -> list[str]:
     lines += [f"  {text}: {f}" for text, f in zip(labels, figures, strict=True)]
     for text, figure in zip(labels[1:], figures[1:], strict=True):
         gaps = figure.rises - figures[0].rises
-        interval = f" ± {half_width(gaps):#.2g}" if n > 1 else ""
+        interval = f" +- {half_width(gaps):#.2g}" if n > 1 else ""
         lines.append(f"  {text}, less {labels[0]}: {gaps.mean():+.3g}{interval}")
     return lines
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
 import h5py
 import pytest
+from rich.markup import escape
 
 from loss_landscape import compare
+from loss_landscape.scale import make_scale
 from utilities import checkpoint
 
 OLD = Path(__file__).parents[1] / "old_files"
@@ -72,3 +75,66 @@ def test_a_picture_without_a_pictures_name_is_refused_first(output, tmp_path, ru
     result = run_here(compare.main, *flags)
     assert result.returncode == 2 and "no picture's name; end it in .png" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+DIFFERENT = {
+    "another draw": ({"seed": 7}, r"--seed \(7, not \d+\)"),
+    "another norm": ({"norm": "layer filter"}, r"--norm \(layer filter, not filter filter\)"),
+    "a subset": ({"samples": 5}, r"--samples \(5, not 0\)"),
+    "the other loss": ({"loss_name": "crossentropy"}, r"--loss_name \(crossentropy, not"),
+    "other data": ({"dataset": "PROTEINS"}, r"--dataset \(PROTEINS, not MUTAG\)"),
+    "states": ({"dir_type": "states"}, r"--dir_type \(states, not weights\)"),
+    "other ends": ({"x": 2.0}, "--x, so"),
+    "both": ({"y": 2.0, "seed": 7}, r"--seed \(7, not \d+\), --y, so"),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_surfaces_that_were_not_taken_in_one_way_are_refused(name, folder, run_here) -> None:
+    """They were drawn on one scale, under a title that said along the same random draws."""
+    changes, message = DIFFERENT[name]
+    other = folder / "other.h5"
+    shutil.copy((folder / MODEL).with_suffix(".h5"), other)
+    with h5py.File(other, "r+") as file:
+        for key, value in changes.items():
+            if key in "xy":
+                file[f"{key}coordinates"][:] *= value
+            else:
+                file.attrs[key] = value
+    models = [folder / MODEL, folder / MODEL]
+    flags = ["--model_files", *models, "--surf_files", models[0].with_suffix(".h5"), other]
+    output = folder / "a.png"
+    result = run_here(compare.main, *flags, "--out_dir", folder, "--output", output)
+    assert result.returncode == 2 and not output.exists()
+    assert re.search(rf"other\.h5: differs from .*rho0\.05\.h5 in {message}", result.stderr)
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("count", "spectra"), [(1, True), (3, True), (5, False)])
+def test_any_number_of_minima_stands_in_one_picture(count, spectra, folder: Path) -> None:
+    """Each has its surface from the top and in 3D; all have one colour bar."""
+    stem = (folder / MODEL).with_suffix(".h5")
+    minima = [compare.read_minimum(folder / MODEL, stem, folder, spectra) for _ in range(count)]
+    scale = make_scale([m.surface.values["train_loss"] for m in minima])
+    figure = compare.draw(minima, "train_loss", scale)
+    kinds = [axes.name for axes in figure.axes]
+    assert kinds.count("3d") == count
+    assert kinds.count("rectilinear") == count + 1 + spectra
+    heights = {axes.get_zlim() for axes in figure.axes if axes.name == "3d"}  # type: ignore
+    assert len(heights) == 1
+    assert len(list(compare.table(minima).columns)) == (6 if spectra else 4)
+
+
+def test_names_from_files_are_text_in_the_table(folder: Path) -> None:
+    """Rich would take what stands in brackets for colours, and leave it out."""
+    minimum = read(folder)
+    minimum.label = "[red]SAM[/red] [link=x]"
+    assert next(iter(compare.table([minimum]).columns[0].cells)) == escape(minimum.label)
+    assert compare.rows([minimum])[0][0] == minimum.label
+
+
+def test_models_of_other_sizes_draw_other_numbers(folder: Path) -> None:
+    one, other = read(folder), read(folder)
+    assert "the same random draws" in compare.headline([one, other])
+    other.content = {**other.content, "model_args": {"hidden": 7}}
+    assert "draws of one seed" in compare.headline([one, other])

@@ -58,7 +58,7 @@ def test_mean_rise_is_the_curvatures_and_its_interval_the_textbooks(tmp_path: Pa
     doubled = flatness(two, "train_loss", 0.5)
     np.testing.assert_allclose(doubled.rises, 2 * rises)
     text = plot_1D.report(["A", "B"], [figure, doubled])[-1]
-    assert text == f"  B, less A: +0.625 ± {half_width(rises):#.2g}"  # of pairs, not of two means
+    assert text == f"  B, less A: +0.625 +- {half_width(rises):#.2g}"  # of pairs, not of two means
 
 
 @given(st.integers(0, 2**32 - 1))
