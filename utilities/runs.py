@@ -157,13 +157,13 @@ class Run:
         """The weights of an epoch that the run keeps."""
         return self.best.with_name(f"{self.best.stem}{EPOCH}{epoch}.pt")
 
-    def kept_epochs(self) -> dict[int, Path]:
-        """The epochs whose weights are there, in order."""
-        stem = self.best.stem + EPOCH
-        files = self.best.parent.glob(f"{glob.escape(stem)}*.pt")
+    def kept_epochs(self, folder: Path | None = None) -> dict[int, Path]:
+        """The epochs whose weights are there, or in another ``folder``, in order."""
+        folder, stem = folder or self.best.parent, self.best.stem + EPOCH
+        files = folder.glob(f"{glob.escape(stem)}*.pt")
         numbers = [path.stem.removeprefix(stem) for path in files]
         epochs = sorted(int(n) for n in numbers if re.fullmatch(r"0|[1-9]\d*", n, re.ASCII))
-        return {epoch: self.kept(epoch) for epoch in epochs}
+        return {epoch: folder / self.kept(epoch).name for epoch in epochs}
 
     @property
     def surface(self) -> Path:
