@@ -26,12 +26,8 @@ import numpy as np
 from loss_landscape import plot_1D, plot_2D
 from loss_landscape.adaptive import compute_adaptively
 from loss_landscape.batch_norm import batch_norms, recalibrating
-from loss_landscape.direction_flags import (
-    add_direction_flags,
-    check_directions,
-    described,
-    directions_from_flags,
-)
+from loss_landscape.chosen_directions import directions_and_kind
+from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import (
     Measure,
@@ -203,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     directions, measure, surface = prepare(args)
     if len(directions) == 2:
         print(f"cosine of the angle between the directions: {cosine(*directions):.4f}")
-    path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
+    path = surface_path(args)
     with locked(path, "name this surface with --surf_file"):
         remove_parts(path)
         if path.exists() and path.stat().st_size and not args.overwrite:
@@ -212,7 +208,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
             create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
         shared: AbstractContextManager[Measure] = nullcontext(measure)
         if args.ray is not None:
-            shared = handed_out(args, measure, surface.attributes)
+            # The file is there now: workers take its directions.
+            theirs = argparse.Namespace(**{**vars(args), "overwrite": False})
+            shared = handed_out(theirs, measure, surface.attributes)
         with shared as measure:
             if args.adaptive:
                 print(compute_adaptively(path, surface, measure, args.adaptive))
@@ -225,14 +223,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return path
 
 
+def surface_path(args: argparse.Namespace) -> Path:
+    """Where the surface goes."""
+    return args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
+
+
 def prepare(args: argparse.Namespace) -> Prepared:
     """Restore the model, its data and its directions."""
     restored = restore(args)
     weights = coordinates(restored.model, args.dir_type)
-    directions = directions_from_flags(args, weights, restored.read_weights)
+    part = (args.split_idx, args.data_split)
+    directions, kind = directions_and_kind(args, restored, weights, surface_path(args), part)
     measure = make_measure(args, restored, list(weights.values()), directions)
     surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
-    surface.attributes = _attributes(args, restored, directions)
+    surface.attributes = {**_attributes(args, restored, directions), **kind}
     if args.dir_type == "states":
         directions = [with_counters(restored.model, direction) for direction in directions]
     return Prepared(directions, measure, surface)

@@ -2,12 +2,12 @@
 
 Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
 asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; of a part of the samples
-also ``train_loss_se``, the standard error of the loss over samples. Cells not yet computed hold -1,
-and the boolean ``done`` tells them from finished ones. Of a surface that is refined where
-needed, ``interpolated`` tells what was not measured, and ``deviation`` how far off that is.
-``dir_file`` names the file itself, which holds the directions in the groups ``xdirection`` and
-``ydirection``, a dataset a tensor. Attributes say what was computed; a file is only continued where
-they agree.
+also ``train_loss_se``, the standard error of the loss over samples; of plot_hessian_eigen.py
+``min_eig``, ``max_eig``, their residuals and ``eig_ratio``. Cells not yet computed hold -1, and the
+boolean ``done`` tells them from finished ones. Of a surface that is refined where needed,
+``interpolated`` tells what was not measured, and ``deviation`` how far off that is. ``dir_file``
+names the file itself, which holds the directions in the groups ``xdirection`` and ``ydirection``, a
+dataset a tensor. Attributes say what was computed; a file is only continued where they agree.
 
 A projection file holds a training's path: ``proj_xcoord``, ``proj_ycoord``, ``epochs`` and the
 directions, so that it is a ``--dir_file`` too.
@@ -29,6 +29,7 @@ from loss_landscape.directions import Direction
 from utilities.files import atomic_write, sync
 
 GROUPS = ("xdirection", "ydirection")
+VALUES = ("_loss", "_acc", "_loss_se", "_eig", "_eig_residual", "eig_ratio")  # names' ends
 PROJECTED = ("proj_xcoord", "proj_ycoord")
 ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
 
@@ -235,7 +236,7 @@ def read_surface(path: Path) -> Surface:
         deviation = _numbers(file, "deviation") if "interpolated" in file else None
         x = _coordinates(file, "xcoordinates")
         y = _coordinates(file, "ycoordinates") if "ycoordinates" in file else None
-        names = [n for n in file if n.endswith(("_loss", "_acc", "_loss_se"))]
+        names = [n for n in file if n.endswith(VALUES)]
         values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)

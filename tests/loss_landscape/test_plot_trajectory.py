@@ -9,11 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import DatasetClass
 import models
 from loss_landscape import plot_surface, plot_trajectory
-from loss_landscape.surface_file import read_path, read_surface
+from loss_landscape.surface_file import read_directions, read_path, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from trainings import my_train_GCN
 from utilities import checkpoint
@@ -88,6 +89,10 @@ def test_the_path_is_drawn_alone_and_on_a_surface(run_dir, data_dir, tmp_path, c
     assert pictures[0] != pictures[1]
     with pytest.raises(ValueError, match="not taken around"):
         trajectory(run_dir, "--model_file", kept(run_dir, 10), "--surf_file", surface)
+    pca = ["--directions=pca", "--x=0:1:2", "--y=0:1:2", "--surf_file", str(tmp_path / "pca.h5")]
+    plot_surface.main([*flags[:2], *pca, "--data_dir", str(data_dir)])
+    for one, other in zip(*map(read_directions, (tmp_path / "pca.h5", path)), strict=True):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
     # Projected on random directions, of which loss-landscape would divide by the length.
     random = plot_surface.main(
         [
