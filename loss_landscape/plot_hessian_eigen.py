@@ -6,9 +6,10 @@ r"""Compute the Hessian's smallest and largest eigenvalue at each point of a gri
         --dir_file ../to_plot/model_cifar_SGD_rho0.0.h5 --samples 500 --x=-1:1:11 --y=-1:1:11
 
 writes ``min_eig`` and ``max_eig``, with the residuals of both and the training loss, to
-``to_plot/<checkpoint>_eigen.h5``; ``--plot`` draws |min / max|. Where it is near 0, what the surface
-shows as convex nearly is so in all directions (Li et al. 2018, section 6). A point costs some ten
-to some hundred products with the Hessian, so take few samples. A run that was stopped goes on.
+``to_plot/<checkpoint>_eigen.h5``; ``--plot`` draws |min / max|. Where that is near 0, a surface
+that looks convex nearly is so in all directions (Li et al. 2018, section 6); it is known to about
+``--tol``. A point costs some ten to some hundred products with the Hessian, so take few samples. A
+run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -54,12 +55,9 @@ class Eigenvalues:
         args: the flags ``max_steps``, ``tol`` and ``seed``.
     """
 
-    names = (
+    names: tuple[str, ...] = (
         "train_loss",
-        "min_eig",
-        "max_eig",
-        "min_eig_residual",
-        "max_eig_residual",
+        *("min_eig", "max_eig", "min_eig_residual", "max_eig_residual"),
         "eig_ratio",
     )
     block = 1
@@ -80,8 +78,8 @@ class Eigenvalues:
         self.start = rademacher(like.numel(), like, torch.Generator().manual_seed(args.seed))
 
     def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        rows = [self.at(steps) for steps in points.tolist()]
-        return {name: np.array(row) for name, row in zip(self.names, zip(*rows, strict=True))}
+        rows = np.array([self.at(steps) for steps in points.tolist()])
+        return dict(zip(self.names, rows.T, strict=True))
 
     def at(self, steps: Sequence[float]) -> tuple[float, ...]:
         """The values in the order of ``names``; NaN where loss or Hessian are not finite."""
@@ -155,8 +153,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         compute(path, surface, measure)
         found = read_surface(path)
         print("\n".join(summary(found, args.tol)))
-        draw = plot_2D.draw if args.y else plot_1D.draw
-        pictures = draw(path, "eig_ratio", args.out_dir) if args.plot else []
+        pictures = draw(path, found, args) if args.plot else []
     report_files([path, *pictures])
     return path
 
@@ -176,6 +173,16 @@ def _attributes(
         "title": Run.from_checkpoint(restored.content).title,
         "arguments": json.dumps(plain, default=str),
     }
+
+
+def draw(path: Path, surface: Surface, args: argparse.Namespace) -> list[Path]:
+    """Draw the eigenvalues' ratio; what of it is below ``--tol`` is noise, and has one colour."""
+    if surface.y is None:
+        return plot_1D.draw(path, "eig_ratio", args.out_dir)
+    ratio = surface.values["eig_ratio"]
+    high = np.nanmax(ratio, initial=0.0, where=np.isfinite(ratio))
+    vmin = args.tol if high > 10 * args.tol else None
+    return plot_2D.draw(path, "eig_ratio", args.out_dir, vmin)
 
 
 def summary(surface: Surface, tol: float) -> list[str]:
