@@ -30,7 +30,11 @@ TOLERANCE = 1e-3  # residual over the largest eigenvalue
 
 
 def directions_and_kind(
-    args: argparse.Namespace, restored: Restored, weights: dict[str, Tensor], path: Path
+    args: argparse.Namespace,
+    restored: Restored,
+    weights: dict[str, Tensor],
+    path: Path,
+    part: tuple[int, int] = (0, 1),
 ) -> tuple[list[Direction], dict[str, str]]:
     """The directions that the flags mean, x first, and what a surface says of ``--directions``.
 
@@ -41,13 +45,14 @@ def directions_and_kind(
         restored: the checkpoint, its loss and data.
         weights: what the directions are to move, by name.
         path: where the surface is, or is to be.
+        part: of the training samples, as ``Restored.batches`` takes it.
 
     Raises:
         FileNotFoundError: a file that the flags name isn't there.
         ValueError: the checkpoint has no such directions; see below.
     """
     if args.directions == "random":
-        return directions_from_flags(args, weights), {}
+        return directions_from_flags(args, weights, restored.read_weights), {}
     count = 2 if args.y else 1
     if path.exists() and path.stat().st_size and not args.overwrite:
         said = read_surface(path).attributes
@@ -55,13 +60,17 @@ def directions_and_kind(
             names = ("directions", "norm", *DESCRIBED[:count])
             kept = {name: str(said.get(name, "")) for name in names}
             return directions_of(path, list(weights.values()), count), kept
-    chosen = choose(args, restored, weights, count)
+    chosen = choose(args, restored, weights, count, part)
     described = dict(zip(DESCRIBED, chosen.described, strict=False))
     return chosen.directions, {"directions": args.directions, "norm": "unit unit", **described}
 
 
 def choose(
-    args: argparse.Namespace, restored: Restored, weights: dict[str, Tensor], count: int
+    args: argparse.Namespace,
+    restored: Restored,
+    weights: dict[str, Tensor],
+    count: int,
+    part: tuple[int, int],
 ) -> Chosen:
     """``count`` directions of the kind ``--directions``.
 
@@ -69,8 +78,8 @@ def choose(
     """
     if args.directions == "pca":
         return principal(args.model_file, weights, args.dir_type, count)
-    batches = restored.batches("train", args.samples, args.batch_size)
-    operator = HessianOperator(restored.model, restored.loss, batches)
+    batches = restored.batches("train", args.samples, args.batch_size, part)
+    operator = HessianOperator(restored.model, restored.loss, batches, restored.forward)
     if args.directions == "eigenvectors":
         return eigenvectors(operator, weights, count, args.seed)
     first = gradient(operator, weights)
@@ -122,7 +131,7 @@ def eigenvectors(
     Raises:
         ValueError: the Hessian is zero, or smaller than ``count``.
     """
-    like = operator.like
+    like = operator.flat
     if like.numel() < count:
         raise ValueError(f"{like.numel()} parameters have no {count} directions")
     start = rademacher(like.numel(), like, torch.Generator().manual_seed(seed))

@@ -80,7 +80,8 @@ def check_directions(args: argparse.Namespace) -> None:
     """
     if args.model_file3 and not args.y:
         raise ValueError("--model_file3: y runs to it, but there is no --y")
-    given = [f"--{n}" for n in ("dir_file", "model_file2", "model_file3") if getattr(args, n)]
+    ways = ("dir_file", "model_file2", "model_file3", "same_dir")
+    given = [f"--{name}" for name in ways if getattr(args, name)]
     if args.directions != "random" and given:
         raise ValueError(
             f"--directions {args.directions}, {given[0]}: both say the directions; leave one out"

@@ -26,19 +26,17 @@ import torch
 
 from loss_landscape import plot_1D, plot_2D
 from loss_landscape.chosen_directions import directions_and_kind
-from loss_landscape.direction_flags import add_direction_flags, check_directions
-from loss_landscape.directions import Direction, coordinates, fingerprint
+from loss_landscape.direction_flags import add_direction_flags, check_directions, described
+from loss_landscape.directions import Direction, coordinates, fingerprint, with_counters
 from loss_landscape.evaluation import axis, compute, loss_and_accuracy, moved
 from loss_landscape.my_pyhessian.lanczos import both_ends, extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
+from loss_landscape.plot_surface import refuse_another
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
-from utilities.files import locked
-from utilities.runs import Run, refuse_other
-
-REMEDY = "name this one with --surf_file or replace that with --overwrite"
+from utilities.files import locked, remove_parts
 
 
 class Eigenvalues:
@@ -73,8 +71,8 @@ class Eigenvalues:
         self.restored, self.batches = restored, batches
         self.weights, self.directions = weights, directions
         self.max_steps, self.tol = args.max_steps, args.tol
-        self.operator = HessianOperator(restored.model, restored.loss, batches)
-        like = self.operator.like
+        self.operator = HessianOperator(restored.model, restored.loss, batches, restored.forward)
+        like = self.operator.flat
         self.start = rademacher(like.numel(), like, torch.Generator().manual_seed(args.seed))
 
     def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,9 +143,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     measure = Eigenvalues(restored, batches, list(weights.values()), directions, args)
     surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
     surface.attributes = {**_attributes(args, restored, directions), **kind}
+    if args.dir_type == "states":
+        directions = [with_counters(restored.model, direction) for direction in directions]
     with locked(path, "name this surface with --surf_file"):
+        remove_parts(path)
         if path.exists() and path.stat().st_size and not args.overwrite:
-            refuse_other(path, read_surface(path).settings, surface.settings, "surface", REMEDY)
+            refuse_another(path, surface, measure)
         else:
             create(path, surface, directions, measure.names)
         compute(path, surface, measure)
@@ -163,14 +164,16 @@ def _attributes(
 ) -> dict[str, object]:
     """What makes two of these surfaces the same; ``arguments`` and title are for the record."""
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    same = ("dir_type", "seed", "loss_name", "max_steps", "tol", "batch_size")
+    same = ("dir_type", "seed", "max_steps", "tol", "batch_size")
     return {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "directions_sha256": fingerprint(directions),
         "norm": f"{args.xnorm} {args.ynorm}",
         "samples": args.samples or 0,
         **{name: plain[name] for name in same},
-        "title": Run.from_checkpoint(restored.content).title,
+        **described(args),
+        "title": restored.run.title,
+        **restored.settings,
         "arguments": json.dumps(plain, default=str),
     }
 

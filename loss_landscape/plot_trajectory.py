@@ -31,6 +31,7 @@ import models
 from loss_landscape import plot_2D
 from loss_landscape.direction_flags import directions_of
 from loss_landscape.directions import Direction, cosine, fingerprint
+from loss_landscape.scale import make_scale
 from loss_landscape.surface_file import PathOnPlane, Surface, read_path, read_surface, write_path
 from loss_landscape.trajectory import (
     Projection,
@@ -254,9 +255,9 @@ def draw(path: PathOnPlane, picture: Path, surface: Surface | None, name: str) -
     axes = figure.add_subplot()
     title = str(path.attributes["title"])
     if surface is not None:
-        norm = plot_2D.colour_scale([plot_2D.grid(surface, name).filled(np.nan)])
-        plot_2D.draw_surface(axes, surface, name, norm)
-        plot_2D.add_colour_bar(figure, norm, axes, plot_2D.NAMES.get(name, name))
+        scale = make_scale([plot_2D.grid(surface, name).filled(np.nan)])
+        plot_2D.draw_surface(axes, surface, name, scale)
+        plot_2D.add_colour_bar(figure, scale, axes, plot_2D.NAMES.get(name, name))
         title = plot_2D.title(surface)
     draw_path(axes, path.steps, path.epochs.tolist())
     pca = str(path.attributes["plane"]).startswith(PCA)

@@ -101,7 +101,7 @@ class CurvatureOperator:
     def gradient(self) -> Tensor:
         """Gradient (P,) of the loss over all samples, at the weights that the model has now."""
         with self._evaluating():
-            total = torch.zeros_like(self.like)
+            total = torch.zeros_like(self.flat)
             for batch, weight in zip(self.batches, self.weights, strict=True):
                 loss = self.loss(*self.forward(self.model, batch))
                 parts = torch.autograd.grad(loss, self.params, materialize_grads=True)

@@ -81,7 +81,7 @@ def test_states_without_a_gradient_are_left_alone() -> None:
     batches = [(drawn(8, 3), drawn(8, 4))]
     operator = HessianOperator(model, squared, batches)
     states = coordinates(model, "states")
-    direction = as_direction(operator, torch.ones_like(operator.like), states)
+    direction = as_direction(operator, torch.ones_like(operator.flat), states)
     moved = {name for name, d in zip(states, direction, strict=True) if d.all()}
     still = {name for name, d in zip(states, direction, strict=True) if not d.any()}
     assert moved == {"0.weight", "1.weight", "1.bias"}
