@@ -38,6 +38,7 @@ from loss_landscape.evaluation import (
     value_names,
 )
 from loss_landscape.on_ray import handed_out, require_ray
+from loss_landscape.plot_trajectory import draw_on, path_on
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import (
@@ -157,10 +158,15 @@ def _add_result_flags(group: Any) -> None:
     group.add_argument(
         "--plot", action=argparse.BooleanOptionalAction, default=False, help="draw the surface"
     )
+    group.add_argument(
+        "--proj_file", type=Path, help="draw this path on it too, which plot_trajectory.py made"
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse a grid or flags that can't be right, before anything is read."""
+    if args.proj_file and not (args.plot and args.y):
+        raise ValueError("--proj_file: is drawn on a surface in 2D; add --plot and --y")
     if args.y and args.x.num * args.y.num > MOST_CELLS:
         raise ValueError(f"--x, --y: {args.x.num * args.y.num:,} points; {MOST_CELLS:,} at most")
     if args.plot and args.y and min(args.x.num, args.y.num) == 1:
@@ -206,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             refuse_another(path, surface, measure)
         else:
             create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
+        if args.proj_file:
+            path_on(path, args.proj_file)  # or stop now
         shared: AbstractContextManager[Measure] = nullcontext(measure)
         if args.ray is not None:
             # The file is there now: workers take its directions.
@@ -219,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         print("\n".join(summary(read_surface(path))))
         draw = plot_2D.draw if args.y else plot_1D.draw
         pictures = draw(path, "train_loss", args.out_dir) if args.plot else []
+        if args.proj_file:
+            pictures.append(draw_on(path, args.proj_file, "train_loss", args.out_dir))
     report_files([path, *pictures])
     return path
 

@@ -202,13 +202,15 @@ def draw_path(axes: Axes, steps: np.ndarray, epochs: Sequence[int]) -> None:
     halo: list[AbstractPathEffect] = [withStroke(linewidth=3, foreground="white")]
     axes.plot(*steps.T, "-", color=MARK, lw=1.4, path_effects=halo, zorder=3)
     axes.plot(*steps.T, "o", color=MARK, ms=4, mec="white", mew=0.6, zorder=4)
-    middle = np.mean(axes.get_xlim())
-    for i in (0, -1):
-        side = -1 if steps[i, 0] > middle else 1  # inside of the axes
+    if not axes.collections:  # nothing below the path says how far the axes go
+        axes.margins(0.12)
+    middle, low = np.mean(axes.get_xlim()), steps[:, 1].mean()
+    for i in (0, -1):  # beside the path, towards the middle of the axes
+        side = -1 if steps[i, 0] > middle else 1
         text = axes.annotate(
             f"epoch {epochs[i]}",
             steps[i],
-            (6 * side, 7),
+            (6 * side, 6 if steps[i, 1] > low else -14),
             textcoords="offset points",
             ha="left" if side > 0 else "right",
             fontsize=8,

@@ -93,6 +93,14 @@ def test_the_path_is_drawn_alone_and_on_a_surface(run_dir, data_dir, tmp_path, c
     plot_surface.main([*flags[:2], *pca, "--data_dir", str(data_dir)])
     for one, other in zip(*map(read_directions, (tmp_path / "pca.h5", path)), strict=True):
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
+    # The path drawn as soon as the loss on its plane is there, or refused before.
+    at = [*flags, "--plot", "--out_dir", str(tmp_path), "--data_dir", str(data_dir)]
+    plot_surface.main([*at, "--proj_file", str(path)])
+    assert (tmp_path / "plots" / f"{kept(run_dir, 12).stem}.h5_path.png").stat().st_size > 10_000
+    theirs = tmp_path / "theirs.h5"  # loss-landscape's has the coordinates alone
+    with h5py.File(theirs, "w") as file:
+        file["proj_xcoord"], file["proj_ycoord"] = x, y
+    assert plot_trajectory.draw_on(surface, theirs, "train_loss", tmp_path).is_file()
     # Projected on random directions, of which loss-landscape would divide by the length.
     random = plot_surface.main(
         [
@@ -103,6 +111,14 @@ def test_the_path_is_drawn_alone_and_on_a_surface(run_dir, data_dir, tmp_path, c
     onto = ["--dir_file", random, "--proj_file", tmp_path / "onto.h5"]
     steps = read_path(trajectory(run_dir, "--model_file", kept(run_dir, 12), *onto)).steps
     assert np.isfinite(steps).all() and abs(steps[0]).max() > 0
+    with pytest.raises(ValueError, match="of another plane than"):
+        plot_surface.main(
+            [*at, "--proj_file", str(onto[-1]), "--surf_file", str(tmp_path / "o.h5")]
+        )
+    ten = ["--model_file", str(kept(run_dir, 10)), *at[2:], "--surf_file", str(tmp_path / "t.h5")]
+    with pytest.raises(ValueError, match="of another checkpoint than"):
+        plot_surface.main([*ten, "--proj_file", str(path)])
+    assert np.isnan(read_surface(tmp_path / "t.h5").values["train_loss"]).all()  # before any point
 
 
 def test_the_file_has_what_loss_landscape_reads(run_dir: Path, tmp_path: Path) -> None:
