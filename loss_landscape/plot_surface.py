@@ -38,7 +38,7 @@ from loss_landscape.evaluation import (
     value_names,
 )
 from loss_landscape.on_ray import handed_out, require_ray
-from loss_landscape.plot_trajectory import draw_on, path_on
+from loss_landscape.path_picture import draw_on, path_on
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import (

@@ -25,17 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import models
-from loss_landscape import plot_2D
 from loss_landscape.direction_flags import directions_of
 from loss_landscape.directions import Direction, cosine, fingerprint
-from loss_landscape.scale import make_scale
+from loss_landscape.path_picture import PCA, draw
 from loss_landscape.surface_file import (
     PathOnPlane,
     Surface,
-    read_directions,
     read_path,
     read_surface,
     write_path,
@@ -43,7 +40,6 @@ from loss_landscape.surface_file import (
 from loss_landscape.trajectory import (
     Projection,
     Trajectory,
-    draw_path,
     kept_beside,
     point_of,
     principal_directions,
@@ -53,46 +49,17 @@ from loss_landscape.trajectory import (
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, report_files, run
 from utilities.files import ROOT, locked
-from utilities.pictures import save_picture
 from utilities.runs import EPOCH, Run, refuse_other
 
 REMEDY = "name this one with --proj_file or replace that with --overwrite"
-PCA = "principal components"
 MARGIN = 0.25  # of the path's length along an axis, in the grid that is proposed
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
-    group = parser.add_argument_group("checkpoints of one run")
-    group.add_argument(
-        "--model_file",
-        type=Path,
-        help="the point (0, 0), whose run's kept epochs are taken where no others are named "
-        "(default: the last of those named)",
-    )
-    group.add_argument("--model_files", type=Path, nargs="+", help="the path's checkpoints")
-    group.add_argument("--prefix", help="or what their names begin with, before the epoch")
-    group.add_argument("--suffix", default=".pt", help="and end in, after it")
-    group.add_argument("--start_epoch", type=non_negative_int, default=0, help="of --prefix")
-    group.add_argument("--max_epoch", type=positive_int, help="the last (default: all there are)")
-    group.add_argument("--save_epoch", type=positive_int, default=1, help="take each k-th epoch")
-    group = parser.add_argument_group("plane")
-    group.add_argument(
-        "--dir_type",
-        choices=["weights", "states"],
-        default="weights",
-        help="states: batch-norm statistics too",
-    )
-    group.add_argument(
-        "--ignore",
-        choices=["none", "biasbn"],
-        default="none",
-        help="biasbn: leave biases and normalisation parameters out of the principal components",
-    )
-    group.add_argument("--dir_file", type=Path, help="the plane of these directions instead")
-    group.add_argument("--surf_file", type=Path, help="that of this surface, and draw on it")
-    group.add_argument("--surf_name", default="train_loss", help="which values to draw")
+    _add_checkpoint_flags(parser.add_argument_group("checkpoints of one run"))
+    _add_plane_flags(parser.add_argument_group("plane"))
     group = parser.add_argument_group("results")
     group.add_argument(
         "--proj_file",
@@ -109,6 +76,39 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     _check(args)
     return args
+
+
+def _add_checkpoint_flags(group: Any) -> None:
+    group.add_argument(
+        "--model_file",
+        type=Path,
+        help="the point (0, 0), whose run's kept epochs are taken where no others are named "
+        "(default: the last of those named)",
+    )
+    group.add_argument("--model_files", type=Path, nargs="+", help="the path's checkpoints")
+    group.add_argument("--prefix", help="or what their names begin with, before the epoch")
+    group.add_argument("--suffix", default=".pt", help="and end in, after it")
+    group.add_argument("--start_epoch", type=non_negative_int, default=0, help="the first")
+    group.add_argument("--max_epoch", type=positive_int, help="the last (default: all there are)")
+    group.add_argument("--save_epoch", type=positive_int, default=1, help="take each k-th epoch")
+
+
+def _add_plane_flags(group: Any) -> None:
+    group.add_argument(
+        "--dir_type",
+        choices=["weights", "states"],
+        default="weights",
+        help="states: batch-norm statistics too",
+    )
+    group.add_argument(
+        "--ignore",
+        choices=["none", "biasbn"],
+        default="none",
+        help="biasbn: leave biases and normalisation parameters out of the principal components",
+    )
+    group.add_argument("--dir_file", type=Path, help="the plane of these directions instead")
+    group.add_argument("--surf_file", type=Path, help="that of this surface, and draw on it")
+    group.add_argument("--surf_name", default="train_loss", help="which values to draw")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -250,64 +250,6 @@ def surface_command(path: Path, model_file: Path, steps: np.ndarray) -> str:
     grid = " ".join(f"--{name}={a:.3g}:{b:.3g}:51" for a, b, name in ends)
     files = shlex.join(["--model_file", str(model_file), "--dir_file", str(path)])
     return f"plot_surface.py {files} {grid}"
-
-
-def draw(path: PathOnPlane, picture: Path, surface: Surface | None, name: str) -> Path:
-    """Draw a path, on the values ``name`` of a surface if there is one; return the picture's path.
-
-    Raises:
-        ValueError: the surface has no such values, or no two dimensions.
-    """
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    title = str(path.attributes.get("title", ""))
-    if surface is not None:
-        scale = make_scale([plot_2D.grid(surface, name).filled(np.nan)])
-        plot_2D.draw_surface(axes, surface, name, scale)
-        plot_2D.add_colour_bar(figure, scale, axes, plot_2D.NAMES.get(name, name))
-        title = plot_2D.title(surface)
-    draw_path(axes, path.steps, path.epochs.tolist())
-    pca = str(path.attributes.get("plane")).startswith(PCA)
-    names = [f"principal component {i}" if pca else f"direction {'xy'[i - 1]}" for i in (1, 2)]
-    if "explained_variance_ratio" in path.attributes:  # loss-landscape's files don't say it
-        shares = path.attributes["explained_variance_ratio"]
-        names = [f"{n} ({100 * s:.1f} % of the path)" for n, s in zip(names, shares, strict=True)]
-    axes.set(xlabel=names[0], ylabel=names[1], title=title)
-    return save_picture(figure, picture)
-
-
-def path_on(surface_file: Path, proj_file: Path) -> PathOnPlane:
-    """The path of a projection file, if it can be drawn on a surface.
-
-    Raises:
-        FileNotFoundError: one of the files isn't there.
-        ValueError: the path lies on another plane, or around another checkpoint.
-    """
-    planes = [
-        [[t for t in direction if t.ndim] for direction in read_directions(file)]  # no counters
-        for file in (surface_file, proj_file)
-    ]
-    surface, path = read_surface(surface_file), read_path(proj_file)
-    origins = {at.attributes.get("checkpoint_sha256") for at in (surface, path)} - {None}
-    # A projection file of loss-landscape says of neither.
-    other = "plane" if planes[1] and fingerprint(planes[0]) != fingerprint(planes[1]) else ""
-    other = other or ("checkpoint" if len(origins) > 1 else "")
-    if other:
-        raise ValueError(
-            f"--proj_file {proj_file}: its path is of another {other} than {surface_file}; project "
-            "it on that with plot_trajectory.py --surf_file"
-        )
-    return path
-
-
-def draw_on(surface_file: Path, proj_file: Path, name: str, out_dir: Path) -> Path:
-    """Draw the path of a projection file on a surface; return the picture's path.
-
-    Raises:
-        ValueError: see ``path_on`` and ``draw``.
-    """
-    picture = out_dir / "plots" / f"{surface_file.name}_path.png"
-    return draw(path_on(surface_file, proj_file), picture, read_surface(surface_file), name)
 
 
 if __name__ == "__main__":

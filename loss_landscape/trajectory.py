@@ -13,14 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.patheffects import AbstractPathEffect, withStroke
 from torch import Tensor
 
 import models
 from loss_landscape.directions import Direction, coordinates
 from utilities import checkpoint
-from utilities.pictures import MARK
 from utilities.runs import Run, differing, run_settings
 
 ROUNDING = 1e-10  # share of the variance below which a component is none
@@ -188,32 +185,3 @@ def _differences(points: Sequence[Direction], origin: Direction | None) -> Itera
     for i, tensors in enumerate(zip(*points, strict=True)):
         rows = torch.stack([t.flatten() for t in tensors]).double()
         yield rows if origin is None else rows - origin[i].flatten().to(rows)
-
-
-# --- the picture ----------------------------------------------------------------------------------
-def draw_path(axes: Axes, steps: np.ndarray, epochs: Sequence[int]) -> None:
-    """Draw a path into axes of a plane: a dot an epoch, the first and the last with their number.
-
-    Args:
-        axes: of a plot, or of a surface's contours.
-        steps: (T, 2) coordinates.
-        epochs: (T,).
-    """
-    halo: list[AbstractPathEffect] = [withStroke(linewidth=3, foreground="white")]
-    axes.plot(*steps.T, "-", color=MARK, lw=1.4, path_effects=halo, zorder=3)
-    axes.plot(*steps.T, "o", color=MARK, ms=4, mec="white", mew=0.6, zorder=4)
-    if not axes.collections:  # nothing below the path says how far the axes go
-        axes.margins(0.12)
-    middle, low = np.mean(axes.get_xlim()), steps[:, 1].mean()
-    for i in (0, -1):  # beside the path, towards the middle of the axes
-        side = -1 if steps[i, 0] > middle else 1
-        text = axes.annotate(
-            f"epoch {epochs[i]}",
-            steps[i],
-            (6 * side, 6 if steps[i, 1] > low else -14),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            fontsize=8,
-            zorder=5,
-        )
-        text.set_path_effects(halo)

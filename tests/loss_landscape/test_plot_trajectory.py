@@ -13,7 +13,7 @@ import torch
 
 import DatasetClass
 import models
-from loss_landscape import plot_surface, plot_trajectory
+from loss_landscape import path_picture, plot_surface, plot_trajectory
 from loss_landscape.surface_file import read_directions, read_path, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from trainings import my_train_GCN
@@ -100,7 +100,7 @@ def test_the_path_is_drawn_alone_and_on_a_surface(run_dir, data_dir, tmp_path, c
     theirs = tmp_path / "theirs.h5"  # loss-landscape's has the coordinates alone
     with h5py.File(theirs, "w") as file:
         file["proj_xcoord"], file["proj_ycoord"] = x, y
-    assert plot_trajectory.draw_on(surface, theirs, "train_loss", tmp_path).is_file()
+    assert path_picture.draw_on(surface, theirs, "train_loss", tmp_path).is_file()
     # Projected on random directions, of which loss-landscape would divide by the length.
     random = plot_surface.main(
         [
