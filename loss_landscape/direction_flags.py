@@ -15,6 +15,7 @@ from loss_landscape.surface_file import read_directions
 from utilities import checkpoint
 from utilities.cli import seed_number
 
+KINDS = ("random", "eigenvectors", "gradient", "pca")
 ReadWeights = Callable[[Path], Mapping[str, Tensor]]  # of a checkpoint, by the model's names
 
 
@@ -47,6 +48,14 @@ def add_direction_flags(group: Any) -> None:
             default="biasbn",
             help="biasbn: leave biases and normalisation parameters alone",
         )
+    group.add_argument(
+        "--directions",
+        choices=KINDS,
+        default="random",
+        help="others have length 1: the Hessian's eigenvectors of the largest eigenvalues, the "
+        "gradient (and the first eigenvector as y), or the principal components of the epochs "
+        "that --keep_epochs kept",
+    )
     group.add_argument("--model_file2", type=Path, help="x runs from the checkpoint to this one")
     group.add_argument("--model_file3", type=Path, help="y runs from the checkpoint to this one")
     group.add_argument(
@@ -71,6 +80,12 @@ def check_directions(args: argparse.Namespace) -> None:
     """
     if args.model_file3 and not args.y:
         raise ValueError("--model_file3: y runs to it, but there is no --y")
+    ways = ("dir_file", "model_file2", "model_file3", "same_dir")
+    given = [f"--{name}" for name in ways if getattr(args, name)]
+    if args.directions != "random" and given:
+        raise ValueError(
+            f"--directions {args.directions}, {given[0]}: both say the directions; leave one out"
+        )
     if args.dir_file and (args.model_file2 or args.model_file3):
         raise ValueError("--dir_file, --model_file2 or 3: both say the directions; leave one out")
     if args.same_dir and not args.y:

@@ -34,11 +34,19 @@ from utilities.pictures import HEIGHTS, MARK, save_picture
 
 KINDS = ("2dcontour", "2dcontourf", "2dheat", "3dsurface")
 FACES = 80  # of a surface in 3D, each way: the colours' borders are then no steps
+CHOSEN = {  # of --directions, x first
+    "eigenvectors": ("first eigenvector of the Hessian", "second eigenvector"),
+    "gradient": ("gradient", "first eigenvector of the Hessian beside it"),
+    "pca": ("principal component 1 of the path", "principal component 2"),
+}
 NAMES = {
     "train_loss": "training loss",
     "test_loss": "test loss",
     "train_acc": "training accuracy (%)",
     "test_acc": "test accuracy (%)",
+    "min_eig": "smallest eigenvalue of the Hessian",
+    "max_eig": "largest eigenvalue of the Hessian",
+    "eig_ratio": "|smallest / largest eigenvalue|",
 }
 
 
@@ -79,8 +87,9 @@ def mesh(surface: Surface) -> tuple[np.ndarray, np.ndarray]:
 def label(axes: Axes, surface: Surface) -> None:
     """Name the axes and mark the checkpoint at (0, 0)."""
     norms = [*str(surface.attributes.get("norm", "")).split(), "", ""]
-    axes.set_xlabel("direction x" + (" (filter-normalised)" if norms[0] == "filter" else ""))
-    axes.set_ylabel("direction y" + (" (filter-normalised)" if norms[1] == "filter" else ""))
+    names = CHOSEN.get(str(surface.attributes.get("directions")), ("direction x", "direction y"))
+    axes.set_xlabel(names[0] + (" (filter-normalised)" if norms[0] == "filter" else ""))
+    axes.set_ylabel(names[1] + (" (filter-normalised)" if norms[1] == "filter" else ""))
     axes.locator_params(nbins=5)
     x, y = mesh(surface)
     if x.min() <= 0 <= x.max() and y.min() <= 0 <= y.max():

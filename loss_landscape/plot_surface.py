@@ -26,12 +26,8 @@ import numpy as np
 from loss_landscape import plot_1D, plot_2D
 from loss_landscape.adaptive import compute_adaptively
 from loss_landscape.batch_norm import batch_norms, recalibrating
-from loss_landscape.direction_flags import (
-    add_direction_flags,
-    check_directions,
-    described,
-    directions_from_flags,
-)
+from loss_landscape.chosen_directions import directions_and_kind
+from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import (
     Measure,
@@ -42,6 +38,7 @@ from loss_landscape.evaluation import (
     value_names,
 )
 from loss_landscape.on_ray import handed_out, require_ray
+from loss_landscape.path_picture import draw_on, path_on
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import (
@@ -161,10 +158,15 @@ def _add_result_flags(group: Any) -> None:
     group.add_argument(
         "--plot", action=argparse.BooleanOptionalAction, default=False, help="draw the surface"
     )
+    group.add_argument(
+        "--proj_file", type=Path, help="draw this path on it too, which plot_trajectory.py made"
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse a grid or flags that can't be right, before anything is read."""
+    if args.proj_file and not (args.plot and args.y):
+        raise ValueError("--proj_file: is drawn on a surface in 2D; add --plot and --y")
     if args.y and args.x.num * args.y.num > MOST_CELLS:
         raise ValueError(f"--x, --y: {args.x.num * args.y.num:,} points; {MOST_CELLS:,} at most")
     if args.plot and args.y and min(args.x.num, args.y.num) == 1:
@@ -203,16 +205,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     directions, measure, surface = prepare(args)
     if len(directions) == 2:
         print(f"cosine of the angle between the directions: {cosine(*directions):.4f}")
-    path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
+    path = surface_path(args)
     with locked(path, "name this surface with --surf_file"):
         remove_parts(path)
         if path.exists() and path.stat().st_size and not args.overwrite:
             refuse_another(path, surface, measure)
         else:
             create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
+        if args.proj_file:
+            path_on(path, args.proj_file)  # or stop now
         shared: AbstractContextManager[Measure] = nullcontext(measure)
         if args.ray is not None:
-            shared = handed_out(args, measure, surface.attributes)
+            # The file is there now: workers take its directions.
+            theirs = argparse.Namespace(**{**vars(args), "overwrite": False})
+            shared = handed_out(theirs, measure, surface.attributes)
         with shared as measure:
             if args.adaptive:
                 print(compute_adaptively(path, surface, measure, args.adaptive))
@@ -221,18 +227,26 @@ def main(argv: Sequence[str] | None = None) -> Path:
         print("\n".join(summary(read_surface(path))))
         draw = plot_2D.draw if args.y else plot_1D.draw
         pictures = draw(path, "train_loss", args.out_dir) if args.plot else []
+        if args.proj_file:
+            pictures.append(draw_on(path, args.proj_file, "train_loss", args.out_dir))
     report_files([path, *pictures])
     return path
+
+
+def surface_path(args: argparse.Namespace) -> Path:
+    """Where the surface goes."""
+    return args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"
 
 
 def prepare(args: argparse.Namespace) -> Prepared:
     """Restore the model, its data and its directions."""
     restored = restore(args)
     weights = coordinates(restored.model, args.dir_type)
-    directions = directions_from_flags(args, weights, restored.read_weights)
+    part = (args.split_idx, args.data_split)
+    directions, kind = directions_and_kind(args, restored, weights, surface_path(args), part)
     measure = make_measure(args, restored, list(weights.values()), directions)
     surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
-    surface.attributes = _attributes(args, restored, directions)
+    surface.attributes = {**_attributes(args, restored, directions), **kind}
     if args.dir_type == "states":
         directions = [with_counters(restored.model, direction) for direction in directions]
     return Prepared(directions, measure, surface)

@@ -2,12 +2,15 @@
 
 Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
 asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; of a part of the samples
-also ``train_loss_se``, the standard error of the loss over samples. Cells not yet computed hold -1,
-and the boolean ``done`` tells them from finished ones. Of a surface that is refined where
-needed, ``interpolated`` tells what was not measured, and ``deviation`` how far off that is.
-``dir_file`` names the file itself, which holds the directions in the groups ``xdirection`` and
-``ydirection``, a dataset a tensor. Attributes say what was computed; a file is only continued where
-they agree.
+also ``train_loss_se``, the standard error of the loss over samples; of plot_hessian_eigen.py
+``min_eig``, ``max_eig``, their residuals and ``eig_ratio``. Cells not yet computed hold -1, and the
+boolean ``done`` tells them from finished ones. Of a surface that is refined where needed,
+``interpolated`` tells what was not measured, and ``deviation`` how far off that is. ``dir_file``
+names the file itself, which holds the directions in the groups ``xdirection`` and ``ydirection``, a
+dataset a tensor. Attributes say what was computed; a file is only continued where they agree.
+
+A projection file holds a training's path: ``proj_xcoord``, ``proj_ycoord``, ``epochs`` and the
+directions, so that it is a ``--dir_file`` too.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from loss_landscape.directions import Direction
 from utilities.files import atomic_write, sync
 
 GROUPS = ("xdirection", "ydirection")
+VALUES = ("_loss", "_acc", "_loss_se", "_eig", "_eig_residual", "eig_ratio")  # names' ends
+PROJECTED = ("proj_xcoord", "proj_ycoord")
 ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
 
 
@@ -64,27 +69,48 @@ class Surface:
         return np.stack([axis[i] for axis, i in zip(axes, cells.T[::-1], strict=True)], axis=1)
 
 
+@dataclass
+class PathOnPlane:
+    """A training's path as a projection file has it, which also holds the plane's directions.
+
+    Attributes:
+        steps: (T, 2), x and y of each point.
+        epochs: (T,); numbers from 0 in a file of loss-landscape, which has none.
+        attributes: what was projected, plain values.
+    """
+
+    steps: np.ndarray
+    epochs: np.ndarray
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
 # What h5py raises on damaged files; a false size may be too large to allocate.
 _DAMAGE = (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError)
 DEFLATE = 1032  # bytes that one compressed byte can become at most
 
 
 @contextmanager
-def _open(path: Path, mode: str) -> Iterator[h5py.File]:
+def _open(
+    path: Path,
+    mode: str,
+    kind: str = "surface",
+    script: str = "plot_surface.py",
+    flag: str = "--surf_file",
+) -> Iterator[h5py.File]:
     """Open ``path``; whatever HDF5 raises on a damaged file becomes one line with its name.
 
     Without HDF5's file lock, which many cluster file systems don't offer.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such surface; plot_surface.py writes it")
+        raise FileNotFoundError(f"{path}: no such {kind}; {script} writes it")
     try:
         with h5py.File(path, mode, locking=False) as file:
             yield file
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"{path}: not a surface, or a damaged one ({reason}); remove it or name another "
-            "with --surf_file"
+            f"{path}: not a {kind}, or a damaged one ({reason}); remove it or name another with "
+            f"{flag}"
         ) from error
 
 
@@ -108,8 +134,7 @@ def create(
         ValueError: the file is there and no surface: a checkpoint, say.
         OSError: it can't be written.
     """
-    if path.exists() and path.stat().st_size and not h5py.is_hdf5(path):
-        raise ValueError(f"{path}: is there and no surface; remove it or name another --surf_file")
+    _refuse_foreign(path, "surface", "--surf_file")
     with atomic_write(path) as part, h5py.File(part, "w", locking=False) as file:
         file["dir_file"] = path.name
         file["xcoordinates"] = surface.x
@@ -121,11 +146,20 @@ def create(
         if adaptive:  # made here: a kill while a dataset is added can leave no readable file
             file["interpolated"] = np.zeros(surface.shape, dtype=bool)
             file["deviation"] = np.full(2, np.nan)
-        for group, direction in zip(GROUPS, directions, strict=False):
-            for i, tensor in enumerate(direction):
-                file[f"{group}/{i}"] = tensor.cpu().numpy()
+        _write_directions(file, directions)
         for name, value in surface.attributes.items():
             _set_attribute(file, name, value)
+
+
+def _write_directions(file: h5py.File, directions: list[Direction]) -> None:
+    for group, direction in zip(GROUPS, directions, strict=False):
+        for i, tensor in enumerate(direction):
+            file[f"{group}/{i}"] = tensor.cpu().numpy()
+
+
+def _refuse_foreign(path: Path, kind: str, flag: str) -> None:
+    if path.exists() and path.stat().st_size and not h5py.is_hdf5(path):
+        raise ValueError(f"{path}: is there and no {kind}; remove it or name another {flag}")
 
 
 def _set_attribute(file: h5py.File, name: str, value: Any) -> None:
@@ -202,7 +236,7 @@ def read_surface(path: Path) -> Surface:
         deviation = _numbers(file, "deviation") if "interpolated" in file else None
         x = _coordinates(file, "xcoordinates")
         y = _coordinates(file, "ycoordinates") if "ycoordinates" in file else None
-        names = [n for n in file if n.endswith(("_loss", "_acc", "_loss_se"))]
+        names = [n for n in file if n.endswith(VALUES)]
         values = {name: _numbers(file, name) for name in names}
         attributes = {name: _attribute(value) for name, value in file.attrs.items()}
     surface = Surface(x, y, values, attributes)
@@ -223,6 +257,39 @@ def read_surface(path: Path) -> Surface:
         # loss-landscape has no mask: its -1 is the only sign.
         values[name] = np.where(there if masks else value != -1, value, np.nan)
     return surface
+
+
+def write_path(path: Path, content: PathOnPlane, directions: list[Direction]) -> None:
+    """Write a projection file, ``proj_xcoord`` and ``proj_ycoord``, with its directions.
+
+    Raises:
+        ValueError: the file is there and none of HDF5: a checkpoint, say.
+        OSError: it can't be written.
+    """
+    _refuse_foreign(path, "projection", "--proj_file")
+    with atomic_write(path) as part, h5py.File(part, "w", locking=False) as file:
+        for name, steps in zip(PROJECTED, content.steps.T, strict=True):
+            file[name] = steps
+        file["epochs"] = content.epochs
+        _write_directions(file, directions)
+        for name, value in content.attributes.items():
+            _set_attribute(file, name, value)
+
+
+def read_path(path: Path) -> PathOnPlane:
+    """Read a projection file of ours or of loss-landscape.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or none.
+    """
+    with _open(path, "r", "projection", "plot_trajectory.py", "--proj_file") as file:
+        x, y = (_numbers(file, name) for name in PROJECTED)
+        if x.ndim != 1 or x.shape != y.shape or not np.isfinite([x, y]).all():
+            raise ValueError(f"{' and '.join(PROJECTED)} are not as many finite numbers each")
+        epochs = _numbers(file, "epochs") if "epochs" in file else np.arange(len(x))
+        attributes = {name: _attribute(value) for name, value in file.attrs.items()}
+    return PathOnPlane(np.stack([x, y], axis=1), epochs.astype(int), attributes)
 
 
 def read_directions(path: Path) -> list[Direction]:

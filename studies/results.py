@@ -2,10 +2,10 @@
 
     python -m studies.results to_plot/model_GCN_*_PROTEINS_fold*.pt
 
-States (``*_last.pt``) are passed over. Runs that differ in nothing but seed, fold and tag are one
-row. The interval is Student's, of the mean over runs; over folds it is only a guide, since their
-training sets overlap. Seconds are those of an epoch, the median, on the machine where the runs were
-made, with whatever else ran there.
+States (``*_last.pt``) and kept epochs (``*_epoch<k>.pt``) are passed over. Runs that differ in
+nothing but seed, fold and tag are one row. The interval is Student's, of the mean over runs; over
+folds it is only a guide, since their training sets overlap. Seconds are those of an epoch, the
+median, on the machine where the runs were made, with whatever else ran there.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups: dict[str, tuple[list[Path], list[dict[str, Any]]]] = {}
     for path in parse_args(argv).files:
         content = checkpoint.load(path)
-        if "resume" in content:
+        if "resume" in content or content.get("kept"):
             continue
         if "test_acc" not in content["metrics"]:
             raise ValueError(f"{path}: not the best checkpoint of a finished run")

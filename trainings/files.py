@@ -16,7 +16,7 @@ from utilities import checkpoint
 from utilities.files import locked, remove_parts
 from utilities.metrics import Total
 from utilities.ranks import Ranks, launcher, rank_and_world
-from utilities.runs import Run, differing, refuse_other, run_settings
+from utilities.runs import EPOCH, Run, differing, refuse_other, run_settings
 
 REMEDY = "name this one with --tag, or replace that with --overwrite"
 
@@ -27,20 +27,29 @@ class RunFiles:
     ``run.last`` holds the last state, from which ``--resume`` goes on, and is a checkpoint too;
     ``run.best`` the best epoch's weights. Both are saved together, the best one first, so that a
     kill between the two leaves a state from which the best is found again. A state is saved before
-    the first step too: from then on no older run's is there to be taken for this one's.
+    the first step too: from then on no older run's is there to be taken for this one's. Weights of
+    epochs that are kept are written as soon as there are any, and so before the state of that
+    epoch: whatever a kill leaves, a resumed run writes what is missing.
 
     Args:
         run: names the files.
         content: what both checkpoints hold, all but epoch, metrics and weights.
         ranks: the processes, of which the first writes.
         save_seconds: how often to save the state, in s.
+        keep_epochs: keep the weights of each such epoch, from epoch 0 on; None keeps none.
     """
 
     def __init__(
-        self, run: Run, content: dict[str, Any], ranks: Ranks, save_seconds: float
+        self,
+        run: Run,
+        content: dict[str, Any],
+        ranks: Ranks,
+        save_seconds: float,
+        keep_epochs: int | None = None,
     ) -> None:
         self.run, self.content, self.ranks = run, content, ranks
         self.epochs, self.save_seconds = content["train_args"]["epochs"], save_seconds
+        self.keep_epochs = keep_epochs
         self.lock = ExitStack()
         self.saved = time.monotonic()
         self.best: dict[str, Any] | None = None  # not on disk yet
@@ -58,8 +67,9 @@ class RunFiles:
     def _lock(self) -> None:
         lock = locked(self.run.best, "name this one with --tag", doing="training this run")
         self.lock.enter_context(lock)
-        for path in (self.run.best, self.run.last, self.run.history):
-            remove_parts(path)  # of a killed run
+        remove_parts(self.run.best, numbered=EPOCH)  # of a killed run
+        for path in (self.run.last, self.run.history):
+            remove_parts(path)
 
     def __exit__(self, *error: object) -> None:
         self.lock.close()
@@ -84,7 +94,17 @@ class RunFiles:
         if self.ranks.writer:
             done = "is finished" if old["epoch"] == self.epochs else "goes on"
             print(f"{self.run.last}: {done}, {old['epoch']} of {self.epochs} epochs are done")
+            if self.keep_epochs and old["resume"]["steps"]:
+                self._say_missing(range(0, old["epoch"] + 1, self.keep_epochs))
         return old["resume"]
+
+    def _say_missing(self, epochs: range) -> None:
+        missing = sorted(set(epochs) - set(self.run.kept_epochs()))
+        if missing:
+            print(
+                f"note: {len(missing)} of the epochs that --keep_epochs asks for are over and were "
+                f"not kept: {', '.join(map(str, missing[:3]))}{' ...' if missing[3:] else ''}"
+            )
 
     def _find(self, resume: bool) -> dict[str, Any] | None:
         """The last checkpoint, if it is there and of this run, and is to be gone on with."""
@@ -92,10 +112,10 @@ class RunFiles:
         old = checkpoint.load(last) if last.exists() else None
         if old is not None and not old.get("resume", {}).get("steps", 1):  # no step was made
             old = None if differing(run_settings(old), settings) else old  # nothing to lose
-        best = checkpoint.load(self.run.best) if self.run.best.exists() else None
         if old is None:
-            self._check_stateless(best, resume)
+            self._check_stateless(resume)
             return None
+        best = checkpoint.load(self.run.best) if self.run.best.exists() else None
         refuse_other(last, run_settings(old), settings, "run", REMEDY, values=True)
         if resume:
             return self._whole(old, best)
@@ -119,17 +139,43 @@ class RunFiles:
             )
         return old
 
-    def _check_stateless(self, best: dict[str, Any] | None, resume: bool) -> None:
-        """See that a best checkpoint without a state may be replaced."""
-        if best is not None:
-            settings = run_settings(self.content)
-            refuse_other(self.run.best, run_settings(best), settings, "run", REMEDY, values=True)
+    def _check_stateless(self, resume: bool) -> None:
+        """See that a best checkpoint or kept epochs may be replaced where there is no state."""
+        for path in (self.run.best, *list(self.run.kept_epochs().values())[:1]):
+            if not path.exists():
+                continue
+            old, settings = run_settings(checkpoint.load(path)), run_settings(self.content)
+            refuse_other(path, old, settings, "run", REMEDY, values=True)
             if resume:
                 raise ValueError(
-                    f"{self.run.best}: holds no state to go on from; start anew with --overwrite"
+                    f"{path}: holds no state to go on from; start anew with --overwrite"
                 )
         if resume:
             print(f"note: {self.run.last} is not there; starting from the beginning")
+
+    def begin(self, state: TrainingState) -> None:
+        """Save the state before the first step, and replace epochs that an older run kept.
+
+        The older run's epochs go when its state is gone, not before: a full disk leaves both.
+        """
+        self.save(state)
+        self.ranks.from_writer(self._remove_kept)
+        self.keep_epoch(0, {}, state.average.evaluated())
+
+    def _remove_kept(self) -> None:
+        for path in self.run.kept_epochs().values():
+            path.unlink()
+
+    def keep_epoch(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
+        """Write the weights if they are of an epoch to keep; every process must call it.
+
+        Raises:
+            OSError: the disk is full or the folder can't be written.
+        """
+        if self.keep_epochs and epoch % self.keep_epochs == 0:
+            weights = {"state_dict": model.state_dict(), "kept": True}
+            content = {**self.content, "epoch": epoch, "metrics": metrics, **weights}
+            self.ranks.from_writer(lambda: checkpoint.save(self.run.kept(epoch), content))
 
     def keep_best(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
         """Remember the best epoch; ``save`` writes it."""

@@ -21,6 +21,7 @@ from utilities.log import Log
 from utilities.metrics import Total, evaluate
 from utilities.precision import autocast
 from utilities.ranks import Ranks
+from utilities.runs import EPOCH
 
 STEPS_BETWEEN = 10  # after so many steps several processes see whether one has to save or to stop
 Pass = tuple[Tensor, Tensor, Tensor]  # logits (B, classes), losses (B,), targets (B,)
@@ -62,20 +63,23 @@ def fit(
     }
     loss = partial(smooth_crossentropy, smoothing=args.label_smoothing)
     with (
-        RunFiles(args.run, content, ranks, args.save_seconds) as files,
+        RunFiles(args.run, content, ranks, args.save_seconds, args.keep_epochs) as files,
         Interruption(ranks) as interruption,
     ):
         saved = files.saved_state(args.resume, args.overwrite)
-        if saved is None:
-            files.save(state)
-        else:
+        if saved is not None:
             state.load_state_dict(saved)  # the data set's order and all generators with it
+        if not state.steps:
+            files.begin(state)
         with make_log(files, state, args.tensorboard) as log:
             log.say(dataset.describe())
             while state.epoch < args.epochs:
                 run_epoch(state, loss, files, log, interruption)
         best = files.finish(model, lambda model: measure(state, model, dataset.test, loss))
     written = [args.run.best, args.run.last]
+    if args.keep_epochs:
+        count = len(args.run.kept_epochs())
+        log.say(f"weights of {count} epochs are kept: {args.run.best.stem}{EPOCH}<k>.pt")
     log.report(best, dataset.class_names, state.optimizer.skipped, written)
     ranks.close()
     return best["metrics"]
@@ -103,6 +107,7 @@ def run_epoch(
     if better(metrics, state.best, state.args.select):
         state.best = {**metrics, "epoch": state.epoch}
         files.keep_best(state.epoch, metrics, model)
+    files.keep_epoch(state.epoch, metrics, model)
     state.metrics, state.total = metrics, state.new_total()
     if state.ranks.from_writer(lambda: files.due() or state.epoch == state.args.epochs):
         files.save(state)

@@ -30,7 +30,7 @@ from utilities.cli import (
 )
 from utilities.precision import PRECISIONS
 from utilities.ranks import Ranks
-from utilities.runs import NameDefaults, Run
+from utilities.runs import EPOCH, NameDefaults, Run
 
 SYNC_BATCH_NORM = (
     "of several processes: batch norm over the whole batch, GPUs only; if not, each normalises by "
@@ -188,6 +188,11 @@ def _add_size_flags(group: Any) -> None:
         default=60.0,
         help="how often to save the state, in s; a killed run loses no more than that",
     )
+    group.add_argument(
+        "--keep_epochs",
+        type=positive_int,
+        help="keep the first weights and each k-th epoch's, for plot_trajectory.py",
+    )
     _add_switch(group, "--tensorboard", "write event files below outputs/tensorboard too")
 
 
@@ -268,8 +273,10 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
         raise ValueError("--looksam_alpha: acts between ascents only; add --every 5")
     if args.tag and not re.fullmatch(r"[\w-]{1,50}", args.tag, re.ASCII):
         raise ValueError(f"--tag {args.tag[:60]!r}: at most 50 letters, digits, - and _")
-    if f"_{args.tag}".endswith("_last"):
-        raise ValueError(f"--tag {args.tag}: ends as the states' names do; choose another")
+    if re.search(rf"_last$|{EPOCH}\d+$", f"_{args.tag}"):
+        raise ValueError(
+            f"--tag {args.tag}: ends as the names of states or kept epochs do; choose another"
+        )
 
 
 def settings(args: argparse.Namespace, precision: str) -> dict[str, Any]:

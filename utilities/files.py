@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -103,12 +103,22 @@ def locked(path: str | os.PathLike[str], remedy: str, doing: str = "writing it")
         lock.release()
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what killed writers of ``path`` left; only while no other process writes it."""
+def remove_parts(path: Path, numbered: str = "") -> None:
+    """Remove what killed writers of ``path`` left; only while no other process writes it.
+
+    Args:
+        path: the result.
+        numbered: text between the result's name and a number, such as "_epoch", in the names of
+            other results that go with it and whose parts are to be removed too.
+    """
     path = target(path)
-    unique = "[0-9a-f]" * HEX  # and not *, which takes a name that goes on after a dot too
-    for part in path.parent.glob(f".{glob.escape(path.stem[:100])}.{unique}.part{path.suffix}"):
-        part.unlink(missing_ok=True)
+    number = rf"({re.escape(numbered)}\d+)?" if numbered else ""
+    name = re.compile(
+        rf"\.{re.escape(path.stem[:100])}{number}\.[0-9a-f]{{{HEX}}}\.part{re.escape(path.suffix)}"
+    )
+    for part in path.parent.glob(".*.part*"):
+        if name.fullmatch(part.name):
+            part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """One run: what it is called, where its files lie, and what makes two runs the same.
 
-Every name of a file is built here and none is read back: a checkpoint says which run it is of.
+Every name of a file is built here. None is read back, but for the epochs that a run kept: a
+checkpoint says which run it is of.
 """
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ Settings = Mapping[str, Any]
 # the same one. Every other setting makes it another.
 INCIDENTAL = frozenset(
     {
-        *("device", "threads", "compile", "tensorboard", "save_seconds"),  # how
+        *("device", "threads", "compile", "tensorboard", "save_seconds", "keep_epochs"),  # how
         *("argv", "run", "resume", "overwrite"),
         *("data_dir", "out_dir", "model_file"),  # where; a checkpoint is known by its hash
         *("command", "commit", "python", "torch", "platform", "started"),  # when, by which code
@@ -32,6 +34,7 @@ DESCRIPTION = ("task", "model", "model_args", "dataset", "data_args")
 # Names for readers, of what the command line calls otherwise.
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mitbih": "MIT-BIH"}
 MODELS = {"cifar": "WRN-{depth}-{width_factor}", "mitbih": "Transformer"}
+EPOCH = "_epoch"  # in the names of kept epochs, before the number
 SAFE = re.compile(r"[\w.-]{0,100}", re.ASCII)
 
 
@@ -58,6 +61,7 @@ class Run:
         defaults: values that the names leave out.
         model: what is trained, in a reader's words.
         is_state: whether this is the last epoch's state, not the best epoch's weights.
+        epoch: whose weights these are, if they are those of a kept epoch.
         out_dir: the folder that holds outputs/, to_plot/, Eigenvalues/ and plots/.
     """
 
@@ -71,6 +75,7 @@ class Run:
     defaults: NameDefaults = field(default_factory=NameDefaults)
     model: str = ""
     is_state: bool = False
+    epoch: int | None = None
     out_dir: Path = field(default=ROOT, compare=False)
 
     @classmethod
@@ -127,7 +132,8 @@ class Run:
                     f"a checkpoint whose {name} is {str(value)[:60]!r}: it names files, so only "
                     "letters, digits, dots, - and _ can be in it"
                 )
-        return replace(run, is_state="resume" in content)
+        epoch = content["epoch"] if content.get("kept") else None
+        return replace(run, is_state="resume" in content, epoch=epoch)
 
     # --- files ------------------------------------------------------------------------------------
     @property
@@ -147,10 +153,22 @@ class Run:
         """The last state, from which a training goes on."""
         return self.best.with_name(f"{self.best.stem}_last.pt")
 
+    def kept(self, epoch: int) -> Path:
+        """The weights of an epoch that the run keeps."""
+        return self.best.with_name(f"{self.best.stem}{EPOCH}{epoch}.pt")
+
+    def kept_epochs(self, folder: Path | None = None) -> dict[int, Path]:
+        """The epochs whose weights are there, or in another ``folder``, in order."""
+        folder, stem = folder or self.best.parent, self.best.stem + EPOCH
+        files = folder.glob(f"{glob.escape(stem)}*.pt")
+        numbers = [path.stem.removeprefix(stem) for path in files]
+        epochs = sorted(int(n) for n in numbers if re.fullmatch(r"0|[1-9]\d*", n, re.ASCII))
+        return {epoch: folder / self.kept(epoch).name for epoch in epochs}
+
     @property
     def surface(self) -> Path:
         """The loss surface around the run's checkpoint, named as it."""
-        return (self.last if self.is_state else self.best).with_suffix(".h5")
+        return self.best.with_name(f"{self.best.stem}{self._part}.h5")
 
     @property
     def spectrum(self) -> Path:
@@ -162,7 +180,7 @@ class Run:
         name += "" if self.dataset == usual.dataset else f"_{self.dataset}"
         name += "" if self.fold is None else f"_fold{self.fold}"
         name += f"_{self.tag}" if self.tag else ""
-        return self.out_dir / "Eigenvalues" / (name + ("_last" if self.is_state else ""))
+        return self.out_dir / "Eigenvalues" / f"{name}{self._part}"
 
     @property
     def spectrum_picture(self) -> Path:
@@ -171,6 +189,13 @@ class Run:
     def surface_picture(self, kind: str) -> Path:
         """A picture of the surface: "1d", "2dcontour", "2dcontourf", "2dheat" or "3dsurface"."""
         return self.out_dir / "plots" / f"{self.surface.name}_{kind}.png"
+
+    @property
+    def _part(self) -> str:
+        """What the names of a state or a kept epoch, and of what is made of them, end in."""
+        if self.epoch is not None:
+            return f"{EPOCH}{self.epoch}"
+        return "_last" if self.is_state else ""
 
     @property
     def _suffix(self) -> str:
@@ -191,7 +216,9 @@ class Run:
         if self.seed != self.defaults.seed:
             words.append(f"seed {self.seed}")
         words += [self.tag] if self.tag else []
-        return ", ".join([*words, "last epoch"] if self.is_state else words)
+        words += ["last epoch"] if self.is_state else []
+        words += [f"epoch {self.epoch}"] if self.epoch is not None else []
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,16 @@ class CurvatureOperator:
                 total += weight * torch.cat([p.flatten().to(total) for p in product])
         return total
 
+    def gradient(self) -> Tensor:
+        """Gradient (P,) of the loss over all samples, at the weights that the model has now."""
+        with self._evaluating():
+            total = torch.zeros_like(self.flat)
+            for batch, weight in zip(self.batches, self.weights, strict=True):
+                loss = self.loss(*self.forward(self.model, batch))
+                parts = torch.autograd.grad(loss, self.params, materialize_grads=True)
+                total += weight * torch.cat([p.flatten().to(total) for p in parts])
+        return total
+
     def batch_product(
         self, outputs: Any, targets: Any, vector: Sequence[Tensor]
     ) -> Sequence[Tensor]:

@@ -66,8 +66,8 @@ def test_a_data_sets_name_is_safe_too(name, tmp_path, monkeypatch, capsys) -> No
         (["--ascent_fraction=0"], "no sample would climb"),
         (["--looksam_alpha=0.5"], "add --every 5"),
         (["--resume", "--overwrite"], "the one keeps what the other drops"),
-        (["--tag=last"], "ends as the states' names do"),
-        (["--tag=my_last"], "ends as the states' names do"),
+        (["--tag=last"], "ends as the names of states or kept epochs do"),
+        (["--tag=my_last"], "ends as the names of states or kept epochs do"),
     ],
 )
 def test_flags_that_exclude_each_other(flags, message, tmp_path, monkeypatch, capsys) -> None:

@@ -67,7 +67,7 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
     name: str, options: list[str], data_dir: Path, tmp_path: Path
 ) -> None:
     # Saved after each step: half of the time goes into writing.
-    common = [*options, "--batch_size=8", "--save_seconds=0"]
+    common = [*options, "--batch_size=8", "--save_seconds=0", "--keep_epochs=1"]
     assert end(training(name, flags(name, data_dir, tmp_path / "a", *common))) == 0
     step = step_seconds(tmp_path / "a")
     argv = flags(name, data_dir, tmp_path / "b", *common, "--resume")
@@ -79,6 +79,11 @@ def test_a_run_killed_ten_times_ends_bit_for_bit_as_one_never_stopped(
             checkpoint.load(path)  # readable after every kill
     assert end(training(name, argv)) == 0
     assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
+    kept = [{p.name: p for p in tmp_path.glob(f"{run}/to_plot/*_epoch*")} for run in "ab"]
+    assert kept[0].keys() == kept[1].keys() and len(kept[0]) > 3
+    for name in kept[0]:
+        one, other = (checkpoint.load(files[name])["state_dict"] for files in kept)
+        assert all(torch.equal(one[key], other[key]) for key in one)
     left = [path.name for path in tmp_path.glob("b/*/.*.part*")]
     assert not left
 

@@ -67,6 +67,10 @@ def test_names_carry_what_is_not_the_default(
     state = replace(run, is_state=True)
     assert state.surface == OUT / "to_plot" / f"{model}_last.h5"
     assert state.spectrum == OUT / "Eigenvalues" / f"{spectrum}_last"
+    epoch = replace(run, epoch=12)
+    assert run.kept(12) == OUT / "to_plot" / f"{model}_epoch12.pt"
+    assert epoch.surface == OUT / "to_plot" / f"{model}_epoch12.h5"
+    assert epoch.spectrum == OUT / "Eigenvalues" / f"{spectrum}_epoch12"
 
 
 runs = st.builds(
@@ -80,7 +84,8 @@ runs = st.builds(
     tag=st.sampled_from(["", "a", "b"]),
     defaults=st.just(USUAL),
     is_state=st.booleans(),
-).map(lambda run: replace(run, model=run.task))
+    epoch=st.none() | st.integers(0, 9),
+).map(lambda run: replace(run, model=run.task, is_state=run.is_state and run.epoch is None))
 
 
 @given(runs, runs)
@@ -89,7 +94,7 @@ def test_runs_that_differ_share_no_name_and_the_same_one_has_all_its_names(a: Ru
     names = [(run.surface, run.spectrum, run.title) for run in (a, b)]
     for one, other in zip(*names, strict=True):
         assert (one == other) == (a == b)
-    trained = [replace(run, is_state=False) for run in (a, b)]
+    trained = [replace(run, is_state=False, epoch=None) for run in (a, b)]
     assert (a.history == b.history) == (a.best == b.best) == (trained[0] == trained[1])
 
 
