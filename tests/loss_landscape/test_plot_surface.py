@@ -14,7 +14,7 @@ from conftest import run_script
 
 import DatasetClass
 import models
-from loss_landscape import plot_1D, plot_2D, plot_surface
+from loss_landscape import plot_1D, plot_2D, plot_surface, surface_measure
 from loss_landscape.evaluation import loss_and_accuracy
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface, read_directions, read_surface
@@ -141,6 +141,10 @@ def test_a_line_runs_from_one_checkpoint_to_another(trained, data_dir, tmp_path:
         (["--data_split", "1000"], "--data_split 1000: the train split has 28 samples"),
         (["--bn", "recalibrate", "--dir_type", "states"], "take --dir_type weights"),
         (["--bn", "recalibrate"], "model has no batch norm"),
+        (["--show"], "--show"),
+        (["--vmax=3"], "--vmax: says how the surface is drawn; add --plot"),
+        (["--vlevel=1", "--plot"], "--vmin, --vlevel: are of surfaces in 2D"),
+        (["--vmin=3", "--vmax=2", "--plot", "--y=0:1:3"], "--vmin 3: not below --vmax 2"),
         (["--raw_data"], "--raw_data: the model was trained on normalised inputs"),
         (["--cuda"], "--cuda: write --device cuda"),
         (["--datapath", "cifar10/data"], "--datapath: write --data_dir"),
@@ -282,7 +286,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
                 refused.append(str(error.value))
         return loss_and_accuracy(*args)
 
-    monkeypatch.setattr(plot_surface, "loss_and_accuracy", disturbed)
+    monkeypatch.setattr(surface_measure, "loss_and_accuracy", disturbed)
     path = plot_surface.main(flags)
     assert len(refused) == 2 and read_surface(path).attributes["seed"] == 123
     for name, values in alone.values.items():
