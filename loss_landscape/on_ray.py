@@ -11,15 +11,19 @@ import argparse
 import importlib
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from loss_landscape.directions import Direction, coordinates
 from loss_landscape.evaluation import Measure, same_values
+from loss_landscape.restore import restore
+from loss_landscape.surface_measure import make_measure, source
 from utilities.runs import differing
 
 CHUNK = 4  # points at least that a worker gets at once: handing them out takes a millisecond
@@ -45,14 +49,18 @@ def require_ray() -> Any:
 
 @contextmanager
 def handed_out(
-    args: argparse.Namespace, measure: Measure, attributes: Mapping[str, Any]
+    args: argparse.Namespace,
+    directions: Sequence[Direction],
+    measure: Measure,
+    sources: Mapping[str, Any],
 ) -> Iterator[Measure]:
     """Within, a measure that hands its points to workers.
 
     Args:
         args: of plot_surface.py; ``--ray`` is the cluster's address, "" for this machine alone.
-        measure: what this process has made of them.
-        attributes: of the surface; a worker's have to be the same.
+        directions: x first.
+        measure: what this process would measure with.
+        sources: which checkpoint, data and loss that takes; a worker's have to be the same.
 
     Raises:
         ValueError: Ray isn't installed; a worker has another checkpoint, direction or other data.
@@ -68,7 +76,7 @@ def handed_out(
             "one with ray start --head, or write --ray alone for this machine's processes"
         ) from error
     try:
-        yield _OnRay(ray, args, measure, attributes)
+        yield _OnRay(ray, args, directions, measure, sources)
     finally:
         ray.shutdown()
 
@@ -80,14 +88,16 @@ class _OnRay:
         self,
         ray: Any,
         args: argparse.Namespace,
+        directions: Sequence[Direction],
         measure: Measure,
-        attributes: Mapping[str, Any],
+        sources: Mapping[str, Any],
     ) -> None:
-        self.ray, self.names, self.attributes = ray, measure.names, attributes
-        self.at_checkpoint = measure(np.zeros((1, 2 if args.y else 1)))
+        self.ray, self.names, self.sources = ray, measure.names, sources
+        self.at_checkpoint = measure(np.zeros((1, len(directions))))
         flags = {k: v.absolute() if isinstance(v, Path) else v for k, v in vars(args).items()}
         threads = args.threads
-        self.flags = pickle.dumps(argparse.Namespace(**flags))
+        arrays = [[t.cpu().numpy() for t in direction] for direction in directions]
+        self.work = ray.put(pickle.dumps((argparse.Namespace(**flags), arrays)))
         gpus = 1 if args.device.startswith("cuda") else 0
         resources = ray.cluster_resources()
         workers = resources.get("GPU", 0) if gpus else resources.get("CPU", 1) // threads
@@ -101,7 +111,7 @@ class _OnRay:
         starts = range(0, len(points), self.chunk)
         chunks = [points[start : start + self.chunk] for start in starts]
         try:
-            results = self.ray.get([self.task.remote(self.flags, chunk) for chunk in chunks])
+            results = self.ray.get([self.task.remote(self.work, chunk) for chunk in chunks])
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, ValueError | OSError):
@@ -112,14 +122,14 @@ class _OnRay:
                 f"--ray: workers died {RETRIES} times or the cluster is gone "
                 f"({str(error).splitlines()[0]}); what is finished is kept: run it again"
             ) from error
-        for attributes, at_checkpoint, _ in results:
-            self.refuse_other(attributes, at_checkpoint)
+        for sources, at_checkpoint, _ in results:
+            self.refuse_other(sources, at_checkpoint)
         measured = [values for _, _, values in results]
         return {name: np.concatenate([values[name] for values in measured]) for name in self.names}
 
-    def refuse_other(self, attributes: Mapping[str, Any], at_checkpoint: Values) -> None:
+    def refuse_other(self, sources: Mapping[str, Any], at_checkpoint: Values) -> None:
         """Stop where a worker has restored something else than this process."""
-        different = differing(attributes, self.attributes)
+        different = differing(sources, self.sources)
         if different or not same_values(at_checkpoint, self.at_checkpoint):
             raise ValueError(
                 f"--ray: a worker has other {', '.join(different) or 'data'} than this process; "
@@ -127,15 +137,26 @@ class _OnRay:
             )
 
 
-def measure_chunk(flags: bytes, points: np.ndarray) -> tuple[Mapping[str, Any], Values, Values]:
-    """What a worker does: the surface's attributes, values at the checkpoint, and at ``points``."""
-    attributes, measure, at_checkpoint = _restored(flags)
-    return attributes, at_checkpoint, measure(points)
+def measure_chunk(work: bytes, points: np.ndarray) -> tuple[Mapping[str, Any], Values, Values]:
+    """What a worker does: its sources, values at the checkpoint, and values at ``points``.
+
+    Args:
+        work: flags and directions, pickled.
+        points: (k, axes).
+    """
+    sources, measure, at_checkpoint = _restored(work)
+    return sources, at_checkpoint, measure(points)
 
 
 @lru_cache(maxsize=1)
-def _restored(flags: bytes) -> tuple[Mapping[str, Any], Measure, Values]:
-    script = importlib.import_module("loss_landscape.plot_surface")  # which imports this file
-    prepared = script.prepare(pickle.loads(flags))
-    at_checkpoint = prepared.measure(np.zeros((1, len(prepared.directions))))
-    return prepared.surface.attributes, prepared.measure, at_checkpoint
+def _restored(work: bytes) -> tuple[Mapping[str, Any], Measure, Values]:
+    args, arrays = pickle.loads(work)
+    restored = restore(args)
+    weights = coordinates(restored.model, args.dir_type).values()
+    directions = [
+        [torch.from_numpy(d).to(w) for d, w in zip(direction, weights, strict=True)]
+        for direction in arrays
+    ]
+    measure = make_measure(args, restored, directions)
+    at_checkpoint = measure(np.zeros((1, len(directions))))
+    return source(args, restored), measure, at_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from pathlib import Path
@@ -60,3 +61,10 @@ def fill(path: Path, shape: tuple[int, ...], pause: float) -> None:
     evaluation.PAUSE = pause
     surface = surface_of(shape) if path.exists() else new_surface(shape, path)
     compute(path, surface, Bowl(block=3, seconds=0.0005))
+
+
+def run_surface(argv: list[str]) -> None:
+    """Run plot_surface.py, which writes each block at once; to be run as a process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    evaluation.PAUSE = 0.0
+    importlib.import_module("loss_landscape.plot_surface").main(argv)

@@ -105,6 +105,9 @@ class NoCluster:
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 4.0}
 
+    def put(self, value):
+        return value
+
     def remote(self, **options):
         def make(function):
             class Task:
@@ -131,9 +134,9 @@ class NoCluster:
 def test_workers_with_something_else_are_refused(there, more, message, monkeypatch) -> None:
     """The kind: another machine's file of the same name."""
     at_checkpoint = Numbers(more)(np.zeros((1, 1)))
-    monkeypatch.setattr(on_ray, "_restored", lambda flags: (there, Numbers(1.0), at_checkpoint))
-    args = argparse.Namespace(ray="", threads=1, device="cpu", y=None)
-    measure = on_ray._OnRay(NoCluster(), args, Numbers(1.0), {"checkpoint_sha256": "a"})
+    monkeypatch.setattr(on_ray, "_restored", lambda work: (there, Numbers(1.0), at_checkpoint))
+    args = argparse.Namespace(ray="", threads=1, device="cpu")
+    measure = on_ray._OnRay(NoCluster(), args, [[]], Numbers(1.0), {"checkpoint_sha256": "a"})
     points = np.arange(20.0)[:, None]
     if message:
         with pytest.raises(ValueError, match=message):
@@ -143,8 +146,8 @@ def test_workers_with_something_else_are_refused(there, more, message, monkeypat
 
 
 def test_a_cluster_that_is_gone_is_one_line(monkeypatch) -> None:
-    monkeypatch.setattr(on_ray, "_restored", lambda flags: ({}, Numbers(0.0), {}))
-    args = argparse.Namespace(ray="", threads=1, device="cpu", y=None)
-    measure = on_ray._OnRay(NoCluster(LookupError("node died\nmore")), args, Numbers(0.0), {})
+    monkeypatch.setattr(on_ray, "_restored", lambda work: ({}, Numbers(0.0), {}))
+    args = argparse.Namespace(ray="", threads=1, device="cpu")
+    measure = on_ray._OnRay(NoCluster(LookupError("node died\nmore")), args, [[]], Numbers(0.0), {})
     with pytest.raises(OSError, match=r"is gone .*node died\); what is finished is kept"):
         measure(np.zeros((3, 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from bowls import run_surface
 from conftest import run_script
+from forks import end, start
 
 import DatasetClass
 import models
-from loss_landscape import plot_1D, plot_2D, plot_surface
+from loss_landscape import plot_1D, plot_2D, plot_surface, surface_measure
 from loss_landscape.evaluation import loss_and_accuracy
 from loss_landscape.restore import restore
-from loss_landscape.surface_file import Surface, read_directions, read_surface
+from loss_landscape.surface_file import Surface, done, read_directions, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from utilities import checkpoint
 from utilities.files import ROOT
@@ -141,6 +144,10 @@ def test_a_line_runs_from_one_checkpoint_to_another(trained, data_dir, tmp_path:
         (["--data_split", "1000"], "--data_split 1000: the train split has 28 samples"),
         (["--bn", "recalibrate", "--dir_type", "states"], "take --dir_type weights"),
         (["--bn", "recalibrate"], "model has no batch norm"),
+        (["--show"], "--show"),
+        (["--vmax=3"], "--vmax: says how the surface is drawn; add --plot"),
+        (["--vlevel=1", "--plot"], "--vmin, --vlevel: are of surfaces in 2D"),
+        (["--vmin=3", "--vmax=2", "--plot", "--y=0:1:3"], "--vmin 3: not below --vmax 2"),
         (["--raw_data"], "--raw_data: the model was trained on normalised inputs"),
         (["--cuda"], "--cuda: write --device cuda"),
         (["--datapath", "cifar10/data"], "--datapath: write --data_dir"),
@@ -225,6 +232,33 @@ def test_batch_norm_is_recalibrated_at_each_point(trained, data_dir, tmp_path: P
         surface_from(trained["cifar"], data_dir, tmp_path / "s.h5", *flags)
 
 
+@pytest.mark.parametrize("flags", [["--test"], ["--adaptive=0.001"]], ids=["plain", "adaptive"])
+def test_a_killed_run_ends_with_the_same_values(flags, trained, data_dir, tmp_path: Path) -> None:
+    """SIGKILL at several moments, while the network is measured."""
+    grid = ["--x=-1:1:30", "--y=-1:1:26", "--threads=1", *flags]
+    whole = surface_from(trained["GCN"], data_dir, tmp_path / "whole.h5", *grid)
+    path, cells, rng = tmp_path / "s.h5", 0, np.random.default_rng(0)
+    common = ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
+    for _ in range(4):
+        process = start(run_surface, [*common, "--surf_file", str(path), *grid])
+        deadline = time.monotonic() + 60
+        while process.is_alive() and not (path.exists() and done(path).sum() > cells):
+            assert time.monotonic() < deadline, "the run hangs"
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        exit_code = end(process)
+        assert done(path).sum() > cells or exit_code == 0
+        cells = done(path).sum()
+    assert cells
+    again = surface_from(trained["GCN"], data_dir, path, *grid)
+    for name, values in whole.values.items():
+        np.testing.assert_array_equal(again.values[name], values)
+    if whole.interpolated is not None:
+        np.testing.assert_array_equal(again.interpolated, whole.interpolated)
+        assert again.deviation == whole.deviation
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -282,7 +316,7 @@ def test_a_second_writer_of_a_surface_stops_at_once(
                 refused.append(str(error.value))
         return loss_and_accuracy(*args)
 
-    monkeypatch.setattr(plot_surface, "loss_and_accuracy", disturbed)
+    monkeypatch.setattr(surface_measure, "loss_and_accuracy", disturbed)
     path = plot_surface.main(flags)
     assert len(refused) == 2 and read_surface(path).attributes["seed"] == 123
     for name, values in alone.values.items():
