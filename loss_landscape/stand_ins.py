@@ -211,7 +211,7 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
             norm = module(_only_user(node))
             folded = norm if _is_foldable(norm) else None
             fused = Convolution(source, folded, dtype)  # type: ignore[arg-type]
-            name = f"fused_{str(node.target).replace('.', '_')}"
+            name = f"fused_{node.name}"  # of the call: a module may be called more than once
             traced.add_submodule(name, fused)
             modules[name], node.target = fused, name
             if folded is not None:
