@@ -91,7 +91,9 @@ class TrainingState:
             "augmentation": self.dataset.generator.get_state(),
             "total": self.total.state_dict(),
             # Friendly SAM's mean of gradients, which processes that climb alone have each.
-            "mean": {} if self.args.ascent_sync else optimizer["sam"]["mean"],
+            "mean": {}
+            if self.args.ascent_sync
+            else {i: s["fsam_m"] for i, s in optimizer["state"].items() if "fsam_m" in s},
         }
         return {
             "model": self.model.state_dict(),
@@ -115,8 +117,9 @@ class TrainingState:
                 f"--resume: {self.args.run.last} was saved within an epoch by "
                 f"{len(state['ranks'])} processes, not {self.ranks.world}; start as many"
             )
-        if same_processes and state["ranks"][self.ranks.rank]["mean"]:
-            state["optimizer"]["sam"]["mean"] = state["ranks"][self.ranks.rank]["mean"]
+        if same_processes:
+            for i, mean in state["ranks"][self.ranks.rank]["mean"].items():
+                state["optimizer"]["state"].setdefault(i, {})["fsam_m"] = mean
         for name in ("model", "optimizer", "scaler", "average"):
             if state[name]:  # a disabled scaler's is empty
                 getattr(self, name).load_state_dict(state[name])
