@@ -108,7 +108,9 @@ def our_epoch(state: TrainingState) -> None:
     """One epoch, from the first step of a run as the schedule and SAM's options see it."""
     loss = partial(smooth_crossentropy, smoothing=state.args.label_smoothing)
     train_epoch(state, loss, partial(check, state))
-    state.total, state.steps, state.optimizer.steps = state.new_total(), 0, 0
+    state.total, state.steps = state.new_total(), 0
+    for group in state.optimizer.param_groups:
+        group["steps"] = 0
 
 
 def check(state: TrainingState) -> None:
