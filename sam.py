@@ -328,8 +328,15 @@ class SAM(Optimizer):
         if hasattr(self, "grad_scale"):  # GradScaler.step sets it
             del self.grad_scale, self.found_inf  # type: ignore[attr-defined]
             self._refuse_lone_step()
-        if closure is None:
-            return self._make_state()
+        if closure is None:  # torch.distributed.checkpoint steps along zeros to make all state
+            params = [p for p in self._params() if p.grad is not None]
+            if not params or float(global_norm([p.grad for p in params])):
+                raise TypeError("SAM.step needs a closure that runs forward and backward passes")
+            keys = {"fsam_m": self.fsam_sigma, "looksam_g_v": self.looksam_alpha}
+            for p in params:
+                zeros = {key: torch.zeros_like(p) for key, used in keys.items() if used}
+                self.state[p].update({**zeros, **self.state[p]})
+            return self._base_step(0.0, None, False)
         if self._scalers is None:  # there is no need to look
             self._scalers = [] if scaler is None else [scaler]
         try:
@@ -383,8 +390,8 @@ class SAM(Optimizer):
                 blocks.append((group, params, g))
         if blocks:
             self._climb(blocks)
-        if zero_grad:
-            self._drop_gradients()
+        for p in self._params() if zero_grad else []:  # zero_grad would take 8 us for its profiler
+            p.grad = None
 
     def restore(self) -> None:
         """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
@@ -416,10 +423,9 @@ class SAM(Optimizer):
             group["steps"], group["skipped"] = steps, skipped
         self._ascent_norm = 0.0
         self._opt_called = True  # by which torch's schedulers see that a step was made
-        if zero_grad:
-            self._drop_gradients()
+        for p in self._params() if zero_grad else []:
+            p.grad = None
 
-    # --- parts of a step --------------------------------------------------------------------------
     def _momentum(self, p: Tensor) -> Tensor | None:
         state = self.state.get(p, {})
         return state.get("momentum_buffer", state.get("exp_avg"))
@@ -508,16 +514,6 @@ class SAM(Optimizer):
             for p, kept in remembered.items():
                 state[p].update(kept)
 
-    def _make_state(self) -> None:
-        """Make all state for torch.distributed.checkpoint, which steps along zero gradients."""
-        params = [p for p in self._params() if p.grad is not None]
-        if not params or float(global_norm([p.grad for p in params])):
-            raise TypeError("SAM.step needs a closure that runs forward and backward passes")
-        for key, used in (("fsam_m", self.fsam_sigma), ("looksam_g_v", self.looksam_alpha)):
-            for p in params if used else ():
-                self.state[p].setdefault(key, torch.zeros_like(p))
-        self._base_step(0.0, None, False)
-
     def _unscaled(self, scaler: GradScaler | None) -> bool:
         """Whether ``scaler`` has unscaled the gradients, as those of this object or of its base."""
         if scaler is None or not scaler.is_enabled():
@@ -534,11 +530,6 @@ class SAM(Optimizer):
     def _params(self) -> Tensors:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _drop_gradients(self) -> None:
-        for p in self._params():  # zero_grad would take 8 us for its profiler's hook
-            p.grad = None
-
-    # --- what can't be right ----------------------------------------------------------------------
     def _refuse_between_steps(self, call: str) -> None:
         if self._perturbed:
             raise RuntimeError(f"SAM: {call} between first_step and second_step; restore() first")
@@ -585,7 +576,6 @@ class SAM(Optimizer):
             if wrong:
                 raise ValueError(f"SAM needs {need}")
 
-    # --- groups and state, which are the base optimizer's -----------------------------------------
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.base_optimizer.add_param_group(param_group)
         _ = self.param_groups  # checks it
