@@ -167,6 +167,7 @@ def test_accuracy_is_there_where_something_is_classified(tmp_path: Path) -> None
         x, y = points(split)
         expected = 100 * float((module("perceptron", [])(x).argmax(dim=1) == y).float().mean())
         assert surface.values[f"{split}_acc"][0] == pytest.approx(expected)
+        assert f"{split}_data_sha256" in surface.attributes
     forward = "--forward=own_things:token_losses"
     assert restored(tmp_path, forward, model="Tokens").correct is None
     outputs = "--forward=own_things:token_outputs"
