@@ -30,6 +30,7 @@ class OwnLosses:
 
     Attributes:
         correct: (outputs, targets) -> share of right answers, (batch,); None where there is none.
+        are_given: whether ``function`` gives losses, as ``settle`` finds out.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class OwnLosses:
         self.correct = correct if loss_name == "crossentropy" else None
         first = next(p for p in model.parameters() if p.is_floating_point())
         self.dtype, self.device = first.dtype, first.device
-        self.memory_format = torch.contiguous_format
+        self.memory_format, self.are_given = torch.contiguous_format, False
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """(outputs, targets); of a function that gives losses (Losses, batch)."""
@@ -97,8 +98,9 @@ class OwnLosses:
         batch = self.place(batch)
         steady(lambda: self.losses(batch).mean())
         with torch.no_grad():
-            if isinstance(self.forward(self.model, batch)[0], Losses):
-                self.correct = None
+            self.are_given = isinstance(self.forward(self.model, batch)[0], Losses)
+        if self.are_given:
+            self.correct = None
         self.memory_format = settle_memory_format(self.model, batch, self.losses)
 
     def place(self, batch: Any) -> Any:

@@ -179,7 +179,7 @@ def _restore_ours(args: argparse.Namespace) -> Restored:
     )
     model = models.build(content["model"], **content["model_args"])
     checkpoint.load_weights(model, content, args.model_file)
-    train_args = content["train_args"]
+    named, train_args = {n: content[n] for n in ("model", "dataset")}, content["train_args"]
     smoothing = train_args["label_smoothing"] if loss_name == "smooth_crossentropy" else 0.0
     return Restored(
         path=args.model_file,
@@ -191,12 +191,7 @@ def _restore_ours(args: argparse.Namespace) -> Restored:
         data=dataset,
         read_weights=read_checkpoint,
         loss_name=loss_name,
-        described={
-            "model": content["model"],
-            "dataset": content["dataset"],
-            "optimizer": train_args["optimizer"],
-            "rho": train_args["rho"],
-        },
+        described={**named, "optimizer": train_args["optimizer"], "rho": train_args["rho"]},
     )
 
 
@@ -217,23 +212,14 @@ def _restore_own(args: argparse.Namespace) -> Restored:
     model = build(args.model, model_args)
     model.load_state_dict(read_weights(args.model_file, model))
     losses = OwnLosses(model.to(device).eval(), function, loss_name)
-    split = getattr(args, "split", "train")
-    if is_own(args.dataset):
-        data: Any = OwnData(args.dataset, dataset_args)
-        first = data.fixed(split, args.batch_size)[0]
-    else:
-        with blamed(f"--dataset {args.dataset}: fails with --dataset_args {dataset_args}"):
-            data = DatasetClass.load(args.dataset, args.data_dir, device=device, **dataset_args)
-        first = data.fixed(split, args.batch_size, args.batch_size)[0]
+    data, first = _data_of(args, dataset_args, device)
     losses.settle(first)
+    if losses.are_given and args.loss_name:
+        raise ValueError(f"--loss_name {loss_name}: --forward gives the losses; leave one out")
+    model_name, data_name = (name.split(":")[-1] for name in (args.model, args.dataset))
     return Restored(
         path=args.model_file,
-        run=OwnRun(
-            args.model_file,
-            args.model.split(":")[-1],
-            args.dataset.split(":")[-1],
-            args.out_dir,
-        ),
+        run=OwnRun(args.model_file, model_name, data_name, args.out_dir),
         model=losses.model,
         forward=losses.forward,
         loss=losses.loss,
@@ -249,3 +235,16 @@ def _restore_own(args: argparse.Namespace) -> Restored:
             "forward": args.forward or "",
         },
     )
+
+
+def _data_of(
+    args: argparse.Namespace, arguments: dict[str, Any], device: torch.device
+) -> tuple[OwnData | Dataset, Any]:
+    """A user's own data, or this project's, and a batch to try the model on."""
+    split = getattr(args, "split", "train")
+    if is_own(args.dataset):
+        own = OwnData(args.dataset, arguments)
+        return own, own.fixed(split, args.batch_size)[0]
+    with blamed(f"--dataset {args.dataset}: fails with --dataset_args {arguments}"):
+        ours = DatasetClass.load(args.dataset, args.data_dir, device=device, **arguments)
+    return ours, ours.fixed(split, args.batch_size, args.batch_size)[0]

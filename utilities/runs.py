@@ -229,17 +229,13 @@ class OwnRun:
         model_file: the checkpoint.
         model: what was trained, in a reader's words.
         dataset: on what.
-        out_dir: the folder that holds to_plot/ and Eigenvalues/.
+        out_dir: the folder that holds Eigenvalues/.
     """
 
     model_file: Path
     model: str
     dataset: str
     out_dir: Path = field(default=ROOT, compare=False)
-
-    @property
-    def surface(self) -> Path:
-        return self.out_dir / "to_plot" / f"{self.model_file.stem}.h5"
 
     @property
     def spectrum(self) -> Path:

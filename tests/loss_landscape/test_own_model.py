@@ -17,7 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import DatasetClass
 from loss_landscape import plot_surface
+from loss_landscape.losses import LOSSES
 from loss_landscape.my_pyhessian import hessian
 from loss_landscape.restore import Restored, restore
 from loss_landscape.surface_file import read_directions, read_surface
@@ -165,6 +167,7 @@ def test_accuracy_is_there_where_something_is_classified(tmp_path: Path) -> None
         x, y = points(split)
         expected = 100 * float((module("perceptron", [])(x).argmax(dim=1) == y).float().mean())
         assert surface.values[f"{split}_acc"][0] == pytest.approx(expected)
+        assert f"{split}_data_sha256" in surface.attributes
     forward = "--forward=own_things:token_losses"
     assert restored(tmp_path, forward, model="Tokens").correct is None
     outputs = "--forward=own_things:token_outputs"
@@ -213,7 +216,7 @@ def test_another_ones_results_are_refused(
     # One that fits all of them, so that only the settings can tell.
     monkeypatch.setattr(own_things, "curve", own_things.perceptron)
     monkeypatch.setattr(own_things, "pair", lambda m, b: (m(b[0]), b[1]), raising=False)
-    monkeypatch.setitem(plot_surface_losses(), "mse", plot_surface_losses()["crossentropy"])
+    monkeypatch.setitem(LOSSES, "mse", LOSSES["crossentropy"])
     file = saved(module("perceptron", []), tmp_path)
     flags = flags_of(file, tmp_path, "perceptron", "pairs")
     grid = ["--x=-1:1:3"]
@@ -227,12 +230,6 @@ def test_another_ones_results_are_refused(
     with pytest.raises(ValueError, match=rf"weights\.json: holds another spectrum, .*{setting}"):
         hessian.main([*flags, *others, *PROBES])
     assert (surface.read_bytes(), spectrum.read_bytes()) == before
-
-
-def plot_surface_losses() -> dict[str, Any]:
-    from loss_landscape import losses
-
-    return losses.LOSSES
 
 
 def test_a_stopped_surface_goes_on_with_a_shuffling_loader(tmp_path: Path) -> None:
@@ -270,9 +267,7 @@ def test_own_model_on_this_projects_data(data_dir: Path, tmp_path: Path) -> None
     flags += ["--model_args=size=32, classes=10", "--dataset=cifar10", f"--data_dir={data_dir}"]
     flags += ["--dataset_args=train_samples=30", "--x=0:0:1", f"--out_dir={tmp_path}"]
     surface = read_surface(plot_surface.main(flags))
-    from DatasetClass import load
-
-    images, labels = load("cifar10", data_dir, train_samples=30).fixed("train", 100)[0]
+    images, labels = DatasetClass.load("cifar10", data_dir, train_samples=30).fixed("train", 100)[0]
     expected = float(F.cross_entropy(model(images.contiguous()), labels))
     assert surface.values["train_loss"][0] == pytest.approx(expected, rel=1e-5)
 
@@ -320,6 +315,12 @@ REFUSED: list[tuple[str, str, list[str], str]] = [
     ("Tokens", "token_dicts", ["--forward=own_things:shared_mean"], "it hangs on the others"),
     ("Tokens", "token_dicts", ["--forward=own_things:fails"], "--forward fails on a batch (Type"),
     ("Tokens", "token_dicts", ["--forward=own_things:text_given"], "--forward gives a str"),
+    (
+        "Tokens",
+        "token_dicts",
+        ["--forward=own_things:token_losses", "--loss_name=mse"],
+        "--loss_name mse: --forward gives the losses; leave one out",
+    ),
     ("perceptron", "ignoring", [], "targets go from -100 to 2 for 3 classes"),
     ("perceptron", "values", [], "targets are torch.float32, crossentropy takes numbers of cla"),
     ("perceptron", "arrays", ["--loss_name=mse"], "mse needs one shape"),
