@@ -117,7 +117,8 @@ def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
     floors = -(-len(minima) // MOST_ABREAST)
     abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    ratios = (6.4 * floors, 3.0) if spectra else (6.4 * floors,)
+    # Without spectra a margin, as the layout knows nothing of the labels of axes in 3D.
+    ratios = (6.4 * floors, 3.0 if spectra else 0.3)
     figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     every: list[Any] = []

@@ -47,8 +47,9 @@ surfaces.forEach(one => one.on('plotly_relayout', change => {
   const camera = change['scene.camera'];
   if (!camera || turning) return;
   turning = true;
-  Promise.all(surfaces.filter(other => other !== one).map(other =>
-    Plotly.relayout(other, {'scene.camera': camera}))).finally(() => turning = false);
+  // The turned one too, which would glide on a little.
+  Promise.all(surfaces.map(each => Plotly.relayout(each, {'scene.camera': camera})))
+    .finally(() => turning = false);
 }));
 """
 CONFIG = {"displaylogo": False, "responsive": True}

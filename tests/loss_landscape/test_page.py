@@ -71,6 +71,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser
 
 def middle(chromium: browser.Browser, name: str) -> tuple[float, float]:
     """The middle of a figure's drawing in 3D, in the window's pixels."""
+    chromium.run(f"document.getElementById('{name}').scrollIntoView({{block: 'center'}})")
     box = f"document.querySelector('#{name} canvas').getBoundingClientRect()"
     x, y, width, height = chromium.run(f"(b => [b.x, b.y, b.width, b.height])({box})")
     return x + 0.5 * width, y + 0.55 * height
@@ -114,7 +115,7 @@ def test_turning_one_surface_turns_all(opened: browser.Browser) -> None:
     for step in (40, 80, 120):
         opened.mouse("mouseMoved", x + step, y + step / 3, pressed=True)
     opened.mouse("mouseReleased", x + 120, y + 40, pressed=True)
-    opened.wait("!!document.getElementById('surface1').layout.scene?.camera?.up")
+    opened.wait("!!document.getElementById('surface1').layout.scene?.camera?.up && !turning")
     after = eye(opened, "surface0")
     assert np.linalg.norm(after - before) > 0.2
     np.testing.assert_allclose(eye(opened, "surface1"), after, atol=1e-6)

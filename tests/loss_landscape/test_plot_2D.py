@@ -153,10 +153,12 @@ def test_height_and_colour_in_3d_have_one_scale(log: bool, monkeypatch) -> None:
     if log:
         texts = [float(text.get_text()) for text in axes.get_zticklabels()]
         np.testing.assert_allclose(np.log10(texts), axes.get_zticks(), atol=3e-3)
-    for number, level in enumerate(scale.levels):
+    even = np.linspace(0, 1, len(scale.levels))
+    for level in scale.levels:
         nearest = np.abs(drawn["z"] - (np.log10(level) if log else level)).argmin()
-        shade = colormaps["viridis"](number / (len(scale.levels) - 1))
-        np.testing.assert_allclose(drawn["facecolors"].reshape(-1, 4)[nearest], shade, atol=0.12)
+        height = drawn["z"].flat[nearest]
+        shade = colormaps["viridis"](np.interp(10**height if log else height, scale.levels, even))
+        np.testing.assert_allclose(drawn["facecolors"].reshape(-1, 4)[nearest], shade, atol=0.01)
 
 
 def test_a_surface_in_3d_keeps_the_grids_values_however_it_runs() -> None:
