@@ -107,6 +107,11 @@ def test_a_quadratic_network_has_the_same_eigenvalues_everywhere(tmp_path, monke
     for line, step, k in ((loss[1], 3.0, -1), (loss[:, 1], 2.0, -2)):
         assert (line[0] - 2 * line[1] + line[2]) / step**2 == pytest.approx(values[k], rel=1e-3)
     assert "eigenvector of eigenvalue" in surface.attributes["ydirection_is"]
+    torch.save({"weight": torch.ones(1, 1)}, "one.pt")
+    Path("quadratic_line.py").write_text(QUADRATIC.replace("6", "1").replace("7", "2"))
+    one = [flag.replace("_net", "_line").replace("net.pt", "one.pt") for flag in own]
+    with pytest.raises(ValueError, match="one parameter has no two eigenvalues"):
+        plot_hessian_eigen.main([*one, "--x=-1:1:3"])
 
 
 class Stopped(BaseException):
