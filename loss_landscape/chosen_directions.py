@@ -179,7 +179,7 @@ def principal(model_file: Path, weights: dict[str, Tensor], dir_type: str, count
         ValueError: it kept none, or they lie in fewer dimensions.
     """
     files = kept_beside(model_file, checkpoint.load(model_file))
-    trajectory = read_trajectory(list(files.values()), dir_type)
+    trajectory = read_trajectory(list(files.values()), model_file, dir_type)
     origin = [w.cpu() for w in weights.values()]
     directions = principal_directions(trajectory.points, origin, count)
     shares = project(trajectory.points, origin, directions).shares

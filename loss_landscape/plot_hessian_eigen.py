@@ -15,7 +15,6 @@ run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.plot_surface import refuse_another
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
+from loss_landscape.surface_measure import source
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, remove_parts
 
@@ -51,6 +51,9 @@ class Eigenvalues:
         directions: one for each axis, of ``weights``.
         weights: the live ones.
         args: the flags ``max_steps``, ``tol`` and ``seed``.
+
+    Raises:
+        ValueError: the model has one parameter; see CurvatureOperator.
     """
 
     names: tuple[str, ...] = (
@@ -73,6 +76,8 @@ class Eigenvalues:
         self.max_steps, self.tol = args.max_steps, args.tol
         self.operator = HessianOperator(restored.model, restored.loss, batches, restored.forward)
         like = self.operator.flat
+        if like.numel() < 2:
+            raise ValueError(f"{restored.path}: a model of one parameter has no two eigenvalues")
         self.start = rademacher(like.numel(), like, torch.Generator().manual_seed(args.seed))
 
     def __call__(self, points: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,14 +171,13 @@ def _attributes(
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     same = ("dir_type", "seed", "max_steps", "tol", "batch_size")
     return {
-        "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
+        **source(args, restored),
         "directions_sha256": fingerprint(directions),
         "norm": f"{args.xnorm} {args.ynorm}",
         "samples": args.samples or 0,
         **{name: plain[name] for name in same},
         **described(args),
         "title": restored.run.title,
-        **restored.settings,
         "arguments": json.dumps(plain, default=str),
     }
 
@@ -194,7 +198,9 @@ def summary(surface: Surface, tol: float) -> list[str]:
     for name in ("min_eig", "max_eig"):
         value = surface.values[name]
         finite = value[np.isfinite(value)]
-        lines.append(f"{name}: {finite.min():.4g} to {finite.max():.4g}" if len(finite) else name)
+        lines.append(
+            f"{name}: {finite.min():.4g} to {finite.max():.4g}" if len(finite) else f"{name}: -"
+        )
     residual = np.maximum(*(surface.values[f"{end}_eig_residual"] for end in ("min", "max")))
     largest = np.maximum(*(abs(surface.values[f"{end}_eig"]) for end in ("min", "max")))
     rough = int((residual > 1.001 * tol * largest).sum())

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-import models
 from loss_landscape.direction_flags import directions_of
 from loss_landscape.directions import Direction, cosine, fingerprint
+from loss_landscape.own_model import build, is_own, keyword_arguments
 from loss_landscape.path_picture import PCA, draw
 from loss_landscape.surface_file import (
     PathOnPlane,
@@ -41,15 +41,15 @@ from loss_landscape.trajectory import (
     Projection,
     Trajectory,
     kept_beside,
-    point_of,
     principal_directions,
     project,
+    read_own_trajectory,
     read_trajectory,
 )
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, report_files, run
 from utilities.files import ROOT, locked
-from utilities.runs import EPOCH, Run, refuse_other
+from utilities.runs import EPOCH, refuse_other
 
 REMEDY = "name this one with --proj_file or replace that with --overwrite"
 MARGIN = 0.25  # of the path's length along an axis, in the grid that is proposed
@@ -86,6 +86,12 @@ def _add_checkpoint_flags(group: Any) -> None:
         "(default: the last of those named)",
     )
     group.add_argument("--model_files", type=Path, nargs="+", help="the path's checkpoints")
+    group.add_argument(
+        "--model",
+        help="your own model, package.module:factory, if the files are its state dicts, whose last "
+        "number is the epoch",
+    )
+    group.add_argument("--model_args", help="of the factory, such as \"depth=20, act='relu'\"")
     group.add_argument("--prefix", help="or what their names begin with, before the epoch")
     group.add_argument("--suffix", default=".pt", help="and end in, after it")
     group.add_argument("--start_epoch", type=non_negative_int, default=0, help="the first")
@@ -121,6 +127,10 @@ def _check(args: argparse.Namespace) -> None:
         )
     if not (args.model_file or args.model_files or args.prefix):
         raise ValueError("no checkpoint: name --model_file, --model_files or --prefix")
+    if is_own(args.model) and not (args.model_files or args.prefix):
+        raise ValueError("--model: your own; name its checkpoints with --model_files or --prefix")
+    if args.model_args and not is_own(args.model):
+        raise ValueError("--model_args: is for a model of your own, --model package.module:factory")
     if args.dir_file and args.surf_file:
         raise ValueError("--dir_file, --surf_file: both say the plane; leave one out")
     if args.ignore != "none" and (args.dir_file or args.surf_file):
@@ -130,14 +140,11 @@ def _check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Project and draw as the command line says; return the projection file's path."""
     args = parse_args(argv)
-    trajectory = read_trajectory(named_files(args), args.dir_type)
-    model_file = args.model_file or trajectory.files[-1]
-    content = checkpoint.load(model_file)
-    model = models.build(content["model"], **content["model_args"])
-    origin = point_of(model, content, model_file, args.dir_type)
+    trajectory = _read(args)
+    model_file, origin = trajectory.model_file, trajectory.origin
     sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
     surface = _surface_around(args.surf_file, model_file, sha256) if args.surf_file else None
-    directions, plane = _plane(args, trajectory, origin)
+    directions, plane = _plane(args, trajectory)
     projection = project(trajectory.points, origin, directions)
     found = PathOnPlane(
         projection.coordinates,
@@ -148,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             "plane": plane,
             "epochs_of_path": str(trajectory.epochs),
             "explained_variance_ratio": projection.shares,
-            "title": Run.from_checkpoint(content).title,
+            "title": trajectory.title,
         },
     )
     path = args.proj_file or args.out_dir / "to_plot" / _default_name(args, model_file)
@@ -161,9 +168,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
         draw(found, picture, surface, args.surf_name)
     print("\n".join(summary(projection, directions)))
     if surface is None:
-        print(f"the loss there: {surface_command(path, model_file, projection.coordinates)}")
+        files = ["--model_file", str(model_file), "--dir_file", str(path)]
+        if is_own(args.model):
+            files += ["--model", args.model, "--dataset", "package.module:loader"]
+        print(f"the loss there: {surface_command(files, projection.coordinates)}")
     report_files([path, picture])
     return path
+
+
+def _read(args: argparse.Namespace) -> Trajectory:
+    files = named_files(args)
+    if not is_own(args.model):
+        return read_trajectory(files, args.model_file, args.dir_type, args.model)
+    model = build(args.model, keyword_arguments("--model_args", args.model_args))
+    return read_own_trajectory(files, args.model_file, args.dir_type, model)
 
 
 def named_files(args: argparse.Namespace) -> list[Path]:
@@ -177,11 +195,11 @@ def named_files(args: argparse.Namespace) -> list[Path]:
         return args.model_files
     if args.prefix is None:
         there = kept_beside(args.model_file, checkpoint.load(args.model_file))
-        shape = str(next(iter(there.values()))).rpartition(EPOCH)[0] + EPOCH + "{}.pt"
+        prefix, suffix = str(next(iter(there.values()))).rpartition(EPOCH)[0] + EPOCH, ".pt"
     else:
-        shape = f"{args.prefix}{{}}{args.suffix}"
-        folder, start = Path(shape).parent, Path(shape).name.partition("{}")[0]
-        name = re.compile(rf"{re.escape(start)}(\d+){re.escape(args.suffix)}", re.ASCII)
+        prefix, suffix = args.prefix, args.suffix
+        folder, start = Path(f"{prefix}0").parent, Path(f"{prefix}0").name[:-1]
+        name = re.compile(rf"{re.escape(start)}(\d+){re.escape(suffix)}", re.ASCII)
         matches = [(name.fullmatch(path.name), path) for path in folder.glob("*")]
         there = {int(match[1]): path for match, path in matches if match}
     last = args.max_epoch or max(there, default=0)
@@ -189,7 +207,7 @@ def named_files(args: argparse.Namespace) -> list[Path]:
     missing = [epoch for epoch in wanted if epoch not in there]
     if missing and (args.max_epoch or not there):
         raise FileNotFoundError(
-            f"{shape.format(missing[0])}: no such checkpoint; --start_epoch, --max_epoch and "
+            f"{prefix}{missing[0]}{suffix}: no such checkpoint; --start_epoch, --max_epoch and "
             "--save_epoch say which there are"
         )
     return [there[epoch] for epoch in wanted if epoch in there]
@@ -205,15 +223,13 @@ def _surface_around(path: Path, model_file: Path, sha256: str) -> Surface:
     return surface
 
 
-def _plane(
-    args: argparse.Namespace, trajectory: Trajectory, origin: Direction
-) -> tuple[list[Direction], str]:
+def _plane(args: argparse.Namespace, trajectory: Trajectory) -> tuple[list[Direction], str]:
     """The directions to project on, and what they are."""
+    points, origin = trajectory.points, trajectory.origin
     given = args.surf_file or args.dir_file
     if given:
         directions = directions_of(given, origin, 2)
         return directions, f"directions {fingerprint(directions)}"
-    points = trajectory.points
     if args.ignore == "biasbn":
         points = [
             [o if o.ndim <= 1 else t for t, o in zip(point, origin, strict=True)]
@@ -242,14 +258,13 @@ def summary(projection: Projection, directions: Sequence[Direction]) -> list[str
     ]
 
 
-def surface_command(path: Path, model_file: Path, steps: np.ndarray) -> str:
+def surface_command(files: Sequence[str], steps: np.ndarray) -> str:
     """The command that takes the loss on a grid around a path (T, 2)."""
     low, high = np.minimum(steps.min(axis=0), 0), np.maximum(steps.max(axis=0), 0)
     edge = MARGIN * (high - low)
     ends = zip(low - edge, high + edge, "xy", strict=True)
     grid = " ".join(f"--{name}={a:.3g}:{b:.3g}:51" for a, b, name in ends)
-    files = shlex.join(["--model_file", str(model_file), "--dir_file", str(path)])
-    return f"plot_surface.py {files} {grid}"
+    return f"plot_surface.py {shlex.join(files)} {grid}"
 
 
 if __name__ == "__main__":

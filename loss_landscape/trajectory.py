@@ -6,17 +6,20 @@ the checkpoints once, and small steps between large weights keep their digits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from loss_landscape.directions import Direction, coordinates
+from loss_landscape.own_model import read_weights
 from utilities import checkpoint
 from utilities.runs import Run, differing, run_settings
 
@@ -31,12 +34,18 @@ class Trajectory:
     Attributes:
         files: the checkpoints, by rising epoch.
         epochs: of each.
-        points: (T) directions: the weights or states of each.
+        points: of each, the weights or states as ``directions.coordinates`` orders them.
+        origin: those of the checkpoint at (0, 0).
+        model_file: that checkpoint.
+        title: what it is of, in a reader's words.
     """
 
     files: list[Path]
     epochs: list[int]
     points: list[Direction]
+    origin: Direction
+    model_file: Path
+    title: str
 
 
 def kept_beside(model_file: Path, content: dict[str, Any]) -> dict[int, Path]:
@@ -54,41 +63,87 @@ def kept_beside(model_file: Path, content: dict[str, Any]) -> dict[int, Path]:
     return files
 
 
-def read_trajectory(files: Sequence[Path], dir_type: str) -> Trajectory:
+def read_trajectory(
+    files: Sequence[Path], model_file: Path | None, dir_type: str, name: str | None = None
+) -> Trajectory:
     """Read checkpoints of one run in the order of their epochs.
 
     Args:
         files: in any order.
+        model_file: the one at (0, 0); None takes the last epoch's.
         dir_type: "weights" or "states"; see ``directions.coordinates``.
+        name: of the model that they have to be of; None takes any.
 
     Raises:
         FileNotFoundError: one is not there.
         ValueError: fewer than three, two of one epoch, another run's, or weights that are NaN.
     """
-    if len(files) < 3:
-        raise ValueError(f"{len(files)} checkpoints: a path in a plane takes 3 or more")
-    read = [(checkpoint.load(path), path) for path in files]
-    read.sort(key=lambda pair: pair[0]["epoch"])
+    _refuse_few(files)
+    read = sorted([(checkpoint.load(p), p) for p in files], key=lambda pair: pair[0]["epoch"])
+    at = (checkpoint.load(model_file), model_file) if model_file else read[-1]
     first, first_path = read[0]
-    model = models.build(first["model"], **first["model_args"])
-    points: list[Direction] = []
-    for i, (content, path) in enumerate(read):
+    if name not in (None, first["model"]):
+        raise ValueError(f"{first_path}: holds --model {first['model']}, not --model {name}")
+    for content, path in (*read, at):
         different = differing(run_settings(first), run_settings(content))
         if different:
             raise ValueError(
                 f"{path}: of another run than {first_path}, which differs in "
                 f"{', '.join(different)}; one path is that of one run"
             )
-        if i and content["epoch"] == read[i - 1][0]["epoch"]:
-            raise ValueError(f"{path}: of epoch {content['epoch']}, as {read[i - 1][1]}; name one")
-        points.append(point_of(model, content, path, dir_type))
+    for (one, path), (other, other_path) in pairwise(read):
+        if one["epoch"] == other["epoch"]:
+            raise ValueError(f"{other_path}: of epoch {one['epoch']}, as {path}; name one")
+    model = models.build(first["model"], **first["model_args"])
+    points = [point_of(model, content, path, dir_type) for content, path in (*read, at)]
     epochs = [content["epoch"] for content, _ in read]
-    return Trajectory([path for _, path in read], epochs, points)
+    title = Run.from_checkpoint(at[0]).title
+    return Trajectory([p for _, p in read], epochs, points[:-1], points[-1], at[1], title)
 
 
-def point_of(
-    model: torch.nn.Module, content: dict[str, Any], path: Path, dir_type: str
-) -> Direction:
+def read_own_trajectory(
+    files: Sequence[Path], model_file: Path | None, dir_type: str, model: nn.Module
+) -> Trajectory:
+    """As ``read_trajectory``, of a user's own model's state dicts.
+
+    The last number in a file's name is taken for its epoch.
+
+    Args:
+        files: in any order.
+        model_file: the one at (0, 0); None takes the last epoch's.
+        dir_type: "weights" or "states".
+        model: that they are of; it takes their weights.
+
+    Raises:
+        FileNotFoundError: one is not there.
+        ValueError: fewer than three, no number in a name or one in two, or weights that don't fit.
+    """
+    _refuse_few(files)
+    numbers = [re.findall(r"\d+", path.stem, re.ASCII) for path in files]
+    for path, found in zip(files, numbers, strict=True):
+        if not found:
+            raise ValueError(f"{path}: no number in its name; end it in its epoch, as in net_5.pt")
+    named = {int(found[-1]): path for path, found in zip(files, numbers, strict=True)}
+    if len(named) < len(files):
+        raise ValueError(
+            f"two of {len(files)} checkpoints have one number in their names; rename one"
+        )
+    epochs = sorted(named)
+    origin = model_file or named[epochs[-1]]
+    points = [
+        point_of(model, {"state_dict": read_weights(path, model)}, path, dir_type)
+        for path in (*(named[epoch] for epoch in epochs), origin)
+    ]
+    title = f"{type(model).__name__}, {origin.stem}"
+    return Trajectory([named[e] for e in epochs], epochs, points[:-1], points[-1], origin, title)
+
+
+def _refuse_few(files: Sequence[Path]) -> None:
+    if len(files) < 3:
+        raise ValueError(f"{len(files)} checkpoints: a path in a plane takes 3 or more")
+
+
+def point_of(model: nn.Module, content: dict[str, Any], path: Path, dir_type: str) -> Direction:
     """A checkpoint's weights or states as ``directions.coordinates`` orders them.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,48 @@ def test_both_ends_are_the_dense_hessians_at_each_point(trained, data_dir, tmp_p
     assert len(pictures) == 4
     with h5py.File(path, "r") as file:  # as loss-landscape's plot_2D.py reads it
         assert file["min_eig"][:].shape == (len(file["ycoordinates"]), len(file["xcoordinates"]))
+
+
+QUADRATIC = """
+import torch
+from torch import nn
+
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(50, 6, generator=GENERATOR) * torch.arange(1, 7)
+TARGETS = torch.randn(50, 1, generator=GENERATOR)
+
+
+def make():
+    return nn.Linear(6, 1, bias=False)
+
+
+def load():
+    return [*zip(INPUTS.split(32), TARGETS.split(32))]
+"""
+
+
+def test_a_quadratic_network_has_the_same_eigenvalues_everywhere(tmp_path, monkeypatch) -> None:
+    """A user's own linear regression: H = 2/N X'X, and a parabola along each eigenvector."""
+    (tmp_path / "quadratic_net.py").write_text(QUADRATIC)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": torch.arange(6.0)[None]}, "net.pt")
+    own = ["--model=quadratic_net:make", "--dataset=quadratic_net:load", "--loss_name=mse"]
+    own += ["--model_file=net.pt", "--out_dir", str(tmp_path), "--threads=1"]
+    grid = ["--directions=eigenvectors", "--x=-3:3:3", "--y=-2:2:3"]
+    surface = read_surface(plot_hessian_eigen.main([*own, *grid, "--tol=1e-4"]))
+    inputs = importlib.import_module("quadratic_net").INPUTS.double().numpy()
+    values = np.linalg.eigvalsh(inputs.T @ inputs / 25)
+    np.testing.assert_allclose(surface.values["min_eig"], values[0], atol=1e-3 * values[-1])
+    np.testing.assert_allclose(surface.values["max_eig"], values[-1], rtol=1e-3)
+    loss = surface.values["train_loss"]
+    for line, step, k in ((loss[1], 3.0, -1), (loss[:, 1], 2.0, -2)):
+        assert (line[0] - 2 * line[1] + line[2]) / step**2 == pytest.approx(values[k], rel=1e-3)
+    assert "eigenvector of eigenvalue" in surface.attributes["ydirection_is"]
+    torch.save({"weight": torch.ones(1, 1)}, "one.pt")
+    Path("quadratic_line.py").write_text(QUADRATIC.replace("6", "1").replace("7", "2"))
+    one = [flag.replace("_net", "_line").replace("net.pt", "one.pt") for flag in own]
+    with pytest.raises(ValueError, match="one parameter has no two eigenvalues"):
+        plot_hessian_eigen.main([*one, "--x=-1:1:3"])
 
 
 class Stopped(BaseException):

@@ -134,6 +134,35 @@ def test_the_file_has_what_loss_landscape_reads(run_dir: Path, tmp_path: Path) -
             assert sum((d**2).sum() for d in direction) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_users_own_state_dicts_make_a_path(tmp_path: Path, monkeypatch, run_here) -> None:
+    """Four in a plane, whose distances the picture keeps; their numbers are their epochs."""
+    source = "from torch import nn\n\n\ndef make(width):\n    return nn.Linear(2, width)\n"
+    (tmp_path / "net_of_paths.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    w, d, e = torch.randn(3, 4, 2, generator=generator)
+    steps = torch.randn(4, 2, generator=generator)
+    epochs = (2, 5, 10, 100)
+    for epoch, (x, y) in zip(epochs, steps, strict=True):
+        state = {"module.weight": w + x * d + y * e, "module.bias": torch.zeros(4)}
+        torch.save({"state_dict": state}, f"net_{epoch}.pth")
+    own = ["--model=net_of_paths:make", "--model_args=width=4", "--prefix=net_", "--suffix=.pth"]
+    found = read_path(trajectory(tmp_path, *own))
+    assert tuple(found.epochs) == epochs and found.attributes["title"] == "Linear, net_100"
+    points = steps @ torch.stack([d.flatten(), e.flatten()])
+    distances = torch.cdist(torch.from_numpy(found.steps).float(), torch.zeros(1, 2))
+    torch.testing.assert_close(distances[:, 0], (points - points[-1]).norm(dim=1))
+    torch.save(state, "net.pth")
+    for flags, message in (
+        ([*own, "--model_args=width=5"], "weights don't fit the model"),
+        ([*own[:2], "--model_files", "net_2.pth", "net_5.pth", "net.pth"], "no number in its name"),
+        ([*own[:2], "--model_file=net_2.pth"], "name its checkpoints with --model_files"),
+        (["--model_args=width=4", "--model_file=net_2.pth"], "is for a model of your own"),
+    ):
+        done = run_here(plot_trajectory.main, *flags, "--out_dir", tmp_path)
+        assert done.returncode == 2 and message in done.stderr, (flags, done.stderr)
+
+
 def test_what_makes_no_path_is_refused(run_dir, tmp_path, trained, run_here) -> None:
     other = tmp_path / "other.pt"
     shutil.copy(trained["GCN"], other)
@@ -150,6 +179,8 @@ def test_what_makes_no_path_is_refused(run_dir, tmp_path, trained, run_here) -> 
         (["--prefix", tmp_path / "none"], "none0.pt: no such checkpoint"),
         (["--model_file", other], "kept no epochs beside it; train with --keep_epochs 1"),
         ([], "no checkpoint: name --model_file"),
+        (["--prefix", prefix, "--model=mitbih"], "holds --model GCN, not --model mitbih"),
+        (["--prefix", prefix, "--model_file", other], "of another run than"),
         (["--prefix", prefix, "--dir_file=a", "--surf_file=b"], "both say the plane"),
         (["--prefix", prefix, "--dir_file=a", "--ignore=biasbn"], "of principal components"),
         (["--prefix", prefix, "--proj_file", foreign, "--overwrite"], "is there and no projection"),

@@ -12,12 +12,13 @@ from studies import results
 from utilities import checkpoint
 
 
-def test_results_of_seeds_are_one_row_and_states_none(
+def test_results_of_seeds_are_one_row_and_states_and_kept_epochs_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [train(tmp_path, "--epochs=2", *more) for more in ([], ["--seed=1"], ["--seed=2"])]
-    other = train(tmp_path, "--epochs=2", "--optimizer=SAM")
+    other = train(tmp_path, "--epochs=2", "--optimizer=SAM", "--keep_epochs=1")
     files = [str(path) for args in (*runs, other) for path in (args.run.best, args.run.last)]
+    files += [str(other.run.kept(epoch)) for epoch in (0, 1, 2)]
     capsys.readouterr()
     results.main(files)
     rows = [[c.strip() for c in line.split("|")] for line in capsys.readouterr().out.splitlines()]
