@@ -140,7 +140,7 @@ def interpolated(values: np.ndarray, name: str, coarse: Grid, fine: Grid) -> np.
     known = values[np.ix_(*coarse)]
     finite = np.isfinite(known)
     result = np.full(values.shape, np.nan)
-    if not finite.any():
+    if not finite.any() or name.endswith("_deviation"):  # which is of measured points alone
         return result
     nearest = distance_transform_edt(~finite, return_distances=False, return_indices=True)
     known = known[tuple(nearest)]

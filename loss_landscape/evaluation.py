@@ -160,10 +160,12 @@ def loss_and_accuracy(restored: Restored, batches: Mapping[str, Sequence[Any]]) 
             if restored.correct is not None:
                 right.append(restored.correct(outputs, targets))
         each = torch.cat(losses).double()
-        found[f"{split}_loss"] = float(each.mean())
+        # Summed as ``Total`` does, so that the centre is the checkpoint's metric to the last bit.
+        sums = torch.stack([batch.sum(dtype=torch.float64) for batch in losses])
+        found[f"{split}_loss"] = float(sums.sum()) / len(each)
         found[f"{split}_loss_se"] = standard_error(each)
         if right:
-            found[f"{split}_acc"] = 100 * float(torch.cat(right).double().mean())
+            found[f"{split}_acc"] = 100 * float(torch.cat(right).double().sum()) / len(each)
     return found
 
 

@@ -22,8 +22,9 @@ import torch
 
 from loss_landscape.directions import Direction, coordinates
 from loss_landscape.evaluation import Measure, same_values
+from loss_landscape.fast_evaluation import FastVisits
 from loss_landscape.restore import restore
-from loss_landscape.surface_measure import make_measure, source
+from loss_landscape.surface_measure import grid_of, make_measure, make_task, source
 from utilities.runs import differing
 
 CHUNK = 4  # points at least that a worker gets at once: handing them out takes a millisecond
@@ -51,7 +52,7 @@ def require_ray() -> Any:
 def handed_out(
     args: argparse.Namespace,
     directions: Sequence[Direction],
-    measure: Measure,
+    measure: FastVisits,
     sources: Mapping[str, Any],
 ) -> Iterator[Measure]:
     """Within, a measure that hands its points to workers.
@@ -89,7 +90,7 @@ class _OnRay:
         ray: Any,
         args: argparse.Namespace,
         directions: Sequence[Direction],
-        measure: Measure,
+        measure: FastVisits,
         sources: Mapping[str, Any],
     ) -> None:
         self.ray, self.names, self.sources = ray, measure.names, sources
@@ -97,7 +98,8 @@ class _OnRay:
         flags = {k: v.absolute() if isinstance(v, Path) else v for k, v in vars(args).items()}
         threads = args.threads
         arrays = [[t.cpu().numpy() for t in direction] for direction in directions]
-        self.work = ray.put(pickle.dumps((argparse.Namespace(**flags), arrays)))
+        work = (argparse.Namespace(**flags), arrays, str(measure.way))
+        self.work = ray.put(pickle.dumps(work))
         gpus = 1 if args.device.startswith("cuda") else 0
         resources = ray.cluster_resources()
         workers = resources.get("GPU", 0) if gpus else resources.get("CPU", 1) // threads
@@ -141,7 +143,7 @@ def measure_chunk(work: bytes, points: np.ndarray) -> tuple[Mapping[str, Any], V
     """What a worker does: its sources, values at the checkpoint, and values at ``points``.
 
     Args:
-        work: flags and directions, pickled.
+        work: flags, directions and the way to measure, pickled.
         points: (k, axes).
     """
     sources, measure, at_checkpoint = _restored(work)
@@ -150,13 +152,14 @@ def measure_chunk(work: bytes, points: np.ndarray) -> tuple[Mapping[str, Any], V
 
 @lru_cache(maxsize=1)
 def _restored(work: bytes) -> tuple[Mapping[str, Any], Measure, Values]:
-    args, arrays = pickle.loads(work)
+    args, arrays, way = pickle.loads(work)
     restored = restore(args)
     weights = coordinates(restored.model, args.dir_type).values()
     directions = [
         [torch.from_numpy(d).to(w) for d, w in zip(direction, weights, strict=True)]
         for direction in arrays
     ]
-    measure = make_measure(args, restored, directions)
+    task = make_task(args, restored, directions)
+    measure = make_measure(args, task, grid_of(args), way)
     at_checkpoint = measure(np.zeros((1, len(directions))))
     return source(args, restored), measure, at_checkpoint

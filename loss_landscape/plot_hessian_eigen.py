@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     with locked(path, "name this surface with --surf_file"):
         remove_parts(path)
         if path.exists() and path.stat().st_size and not args.overwrite:
-            refuse_another(path, surface, measure)
+            refuse_another(path, surface, measure.names)
         else:
             create(path, surface, directions, measure.names)
         compute(path, surface, measure)

@@ -27,6 +27,7 @@ from loss_landscape.chosen_directions import directions_and_kind
 from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import Measure, axis, compute
+from loss_landscape.fast_evaluation import FastVisits, Task
 from loss_landscape.foreign_flags import add_foreign_flags
 from loss_landscape.on_ray import handed_out, require_ray
 from loss_landscape.path_picture import draw_on, path_on
@@ -35,23 +36,20 @@ from loss_landscape.surface_file import Surface, create, read_surface
 from loss_landscape.surface_measure import (
     add_measure_flags,
     check_measure_flags,
+    grid_of,
     make_measure,
+    make_task,
     settings,
     source,
 )
-from utilities.cli import (
-    Parser,
-    add_run_flags,
-    report_files,
-    run,
-)
+from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked, remove_parts
 from utilities.runs import refuse_other
 
 MOST_CELLS = 10_000_000
 REMEDY = "name this one with --surf_file or replace that with --overwrite"
 # What surfaces of older versions don't say of themselves.
-LATER = {"bn": "eval", "data_split": "0 of 1", "adaptive": 0.0}
+LATER = {"bn": "eval", "data_split": "0 of 1", "adaptive": 0.0, "precision": "fp32"}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -109,9 +107,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--proj_file: is drawn on a surface in 2D; add --plot and --y")
     if args.y and args.x.num * args.y.num > MOST_CELLS:
         raise ValueError(f"--x, --y: {args.x.num * args.y.num:,} points; {MOST_CELLS:,} at most")
-    drawn = [f"--{name}" for name in ("show", "vmin", "vmax", "vlevel") if getattr(args, name)]
-    if drawn and not args.plot:
-        raise ValueError(f"{drawn[0]}: says how the surface is drawn; add --plot")
+    looks = ("show", "log", "vmin", "vmax", "vlevel")
+    given = [f"--{n}" for n in looks if not (vars(args)[n] is None or vars(args)[n] is False)]
+    if given and not args.plot:
+        raise ValueError(f"{given[0]}: says how the surface is drawn; add --plot")
     if not args.y and (args.vmin is not None or args.vlevel is not None):
         raise ValueError("--vmin, --vlevel: are of surfaces in 2D; leave them out, or add --y")
     if args.plot and args.y and min(args.x.num, args.y.num) == 1:
@@ -130,23 +129,20 @@ def main(argv: Sequence[str] | None = None) -> Path:
     directions, kind = directions_and_kind(args, restored, weights, path, part)
     if len(directions) == 2:
         print(f"cosine of the angle between the directions: {cosine(*directions):.4f}")
-    measure = make_measure(args, restored, directions)
-    surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
+    task = make_task(args, restored, directions)
+    surface = grid_of(args)
     surface.attributes = {**_attributes(args, restored, directions), **kind}
+    held = directions
+    if args.dir_type == "states":
+        held = [with_counters(restored.model, direction) for direction in directions]
     with locked(path, "name this surface with --surf_file"):
         remove_parts(path)
-        if path.exists() and path.stat().st_size and not args.overwrite:
-            refuse_another(path, surface, measure)
-        else:
-            held = directions
-            if args.dir_type == "states":
-                held = [with_counters(restored.model, direction) for direction in directions]
-            create(path, surface, held, measure.names, adaptive=bool(args.adaptive))
+        found = begin(args, path, surface, task, held)
         if args.proj_file:
             path_on(path, args.proj_file)  # or stop now
-        shared: AbstractContextManager[Measure] = nullcontext(measure)
+        shared: AbstractContextManager[Measure] = nullcontext(found)
         if args.ray is not None:
-            shared = handed_out(args, directions, measure, source(args, restored))
+            shared = handed_out(args, directions, found, source(args, restored))
         with shared as measure:
             if args.adaptive:
                 print(compute_adaptively(path, surface, measure, args.adaptive))
@@ -170,15 +166,37 @@ def draw(args: argparse.Namespace, path: Path) -> list[Path]:
     return plot_2D.draw(path, "train_loss", args.out_dir, *scale, show=args.show)
 
 
-def refuse_another(path: Path, surface: Surface, measure: Measure) -> None:
-    """Stop before another surface than ``surface`` is gone on with."""
+def begin(
+    args: argparse.Namespace, path: Path, surface: Surface, task: Task, directions: list[Direction]
+) -> FastVisits:
+    """Make the file, or see whether it is gone on with; return what measures its points.
+
+    Raises:
+        ValueError: there is another surface.
+    """
+    if not path.exists() or not path.stat().st_size or args.overwrite:
+        measure = make_measure(args, task, surface)
+        surface.attributes["way"] = str(measure.way)
+        create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
+        return measure
+    way = refuse_another(path, surface, task.plain.names).attributes.get("way", "")
+    return make_measure(args, task, surface, str(way))
+
+
+def refuse_another(path: Path, surface: Surface, names: Sequence[str]) -> Surface:
+    """Stop before another surface than ``surface`` is gone on with; return the one that is there.
+
+    Raises:
+        ValueError: it is another one, or has no room for the values ``names``.
+    """
     held = read_surface(path)
     new = surface.settings  # what is said of the result beyond these is no setting
     old = {name: value for name, value in {**LATER, **held.settings}.items() if name in new}
     refuse_other(path, old, new, "surface", REMEDY)
-    missing = [name for name in measure.names if name not in held.values]
+    missing = [name for name in names if name not in held.values]
     if missing:
         raise ValueError(f"{path}: holds a surface without {', '.join(missing)}; {REMEDY}")
+    return held
 
 
 def _attributes(
@@ -212,6 +230,12 @@ def summary(surface: Surface) -> list[str]:
         if finite.size < value.size:
             line += f"; not finite at {value.size - finite.size:,} of {value.size:,} points"
         lines.append(line)
+    for name in (name for name in surface.values if name.endswith("_loss_deviation")):
+        off = np.abs(surface.values[name][np.isfinite(surface.values[name])])
+        if off.size:
+            lines.append(
+                f"{name}: {off.max():.2g} at most at {off.size:,} points measured in fp32 too"
+            )
     return lines
 
 

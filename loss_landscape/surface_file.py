@@ -2,8 +2,9 @@
 
 Datasets ``xcoordinates``, ``ycoordinates`` (absent in 1D), ``train_loss``, ``train_acc`` and, if
 asked for, ``test_loss``, ``test_acc``, of shape (y, x), or (x,) in 1D; of a part of the samples
-also ``train_loss_se``, the standard error of the loss over samples; of plot_hessian_eigen.py
-``min_eig``, ``max_eig``, their residuals and ``eig_ratio``. Cells not yet computed hold -1, and the
+also ``train_loss_se``, the standard error of the loss over samples; in bf16 at some points
+``train_loss_deviation``, how far the loss is from fp32's; of plot_hessian_eigen.py ``min_eig``,
+``max_eig``, their residuals and ``eig_ratio``. Cells not yet computed hold -1, and the
 boolean ``done`` tells them from finished ones. Of a surface that is refined where needed,
 ``interpolated`` tells what was not measured, and ``deviation`` how far off that is. ``dir_file``
 names the file itself, which holds the directions in the groups ``xdirection`` and ``ydirection``, a
@@ -29,7 +30,8 @@ from loss_landscape.directions import Direction
 from utilities.files import atomic_write, sync
 
 GROUPS = ("xdirection", "ydirection")
-VALUES = ("_loss", "_acc", "_loss_se", "_eig", "_eig_residual", "eig_ratio")  # names' ends
+# Ends of the values' names.
+VALUES = ("_loss", "_acc", "_loss_se", "_loss_deviation", "_eig", "_eig_residual", "eig_ratio")
 PROJECTED = ("proj_xcoord", "proj_ycoord")
 ACCURACY = {"train_loss": "train_acc", "test_loss": "test_acc"}
 

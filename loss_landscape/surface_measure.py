@@ -10,8 +10,10 @@ from typing import Any
 
 from loss_landscape.batch_norm import batch_norms, recalibrating
 from loss_landscape.directions import Direction, coordinates
-from loss_landscape.evaluation import Measure, Visits, loss_and_accuracy, value_names
+from loss_landscape.evaluation import Visits, loss_and_accuracy, value_names
+from loss_landscape.fast_evaluation import PLAIN, AtPoint, FastVisits, Task, faster
 from loss_landscape.restore import Restored
+from loss_landscape.surface_file import Surface
 from utilities.cli import non_negative_int, positive_float, positive_int
 
 
@@ -38,6 +40,20 @@ def add_measure_flags(group: Any) -> None:
         "samples have at each point",
     )
     group.add_argument(
+        "--fast",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look for a faster way that gives the same losses, such as folded layers; it is "
+        "chosen by timing, so that two surfaces may differ in rounding",
+    )
+    group.add_argument(
+        "--precision",
+        choices=["fp32", "bf16", "auto"],
+        default="fp32",
+        help="bf16: the centre and one point of ten are measured in fp32 too, and the file holds "
+        "how far bf16 is off; auto: bf16 where the hardware is fast in it",
+    )
+    group.add_argument(
         "--adaptive",
         type=positive_float,
         nargs="?",
@@ -59,6 +75,8 @@ def check_measure_flags(args: argparse.Namespace) -> None:
             f"--split_idx {args.split_idx}: --data_split {args.data_split} gives parts 0 to "
             f"{args.data_split - 1}"
         )
+    if args.precision != "fp32" and not args.fast:
+        raise ValueError(f"--precision {args.precision}: is one of the faster ways; drop --no-fast")
     if args.bn == "recalibrate" and args.dir_type == "states":
         raise ValueError(
             "--bn recalibrate: would replace the statistics that --dir_type states moves; take "
@@ -66,10 +84,10 @@ def check_measure_flags(args: argparse.Namespace) -> None:
         )
 
 
-def make_measure(
+def make_task(
     args: argparse.Namespace, restored: Restored, directions: Sequence[Direction]
-) -> Measure:
-    """What gives the values that the flags ask for.
+) -> Task:
+    """What the flags ask to be measured at each point.
 
     Raises:
         ValueError: ``--bn recalibrate`` without a batch norm, or ``--data_split`` without samples.
@@ -77,13 +95,45 @@ def make_measure(
     splits = ("train", "test") if args.test else ("train",)
     parts = {"train": (args.split_idx, args.data_split), "test": (0, 1)}
     batches = {s: restored.batches(s, args.samples, args.batch_size, parts[s]) for s in splits}
-    at_point: Callable[[], dict[str, float]] = partial(loss_and_accuracy, restored, batches)
+    at_point: AtPoint = partial(loss_and_accuracy, restored, batches)
+    around: Callable[[AtPoint], AtPoint] = _as_it_is
     if args.bn == "recalibrate":
         if not batch_norms(restored.model):
             raise ValueError(f"--bn recalibrate: {args.model_file}'s model has no batch norm")
-        at_point = recalibrating(restored.model, batches["train"], restored.forward, at_point)
+        around = partial(recalibrating, restored.model, batches["train"], restored.forward)
     weights = list(coordinates(restored.model, args.dir_type).values())
-    return Visits(weights, directions, value_names(splits, restored, args.samples), at_point)
+    names = value_names(splits, restored, args.samples)
+    plain = Visits(weights, directions, names, around(at_point))
+    return Task(restored, batches, plain, around)
+
+
+def make_measure(
+    args: argparse.Namespace, task: Task, surface: Surface, way: str | None = None
+) -> FastVisits:
+    """What measures it.
+
+    Args:
+        args: the flags.
+        task: what is measured.
+        surface: its points.
+        way: in which its points are measured already, "" for one that doesn't say; None for a new
+            surface, whose way is found by trying.
+
+    Raises:
+        ValueError: the way can't be gone here.
+    """
+    if way is None and not args.fast:
+        way = str(PLAIN)
+    return faster(task, surface, args.precision, way)
+
+
+def _as_it_is(at_point: AtPoint) -> AtPoint:
+    return at_point
+
+
+def grid_of(args: argparse.Namespace) -> Surface:
+    """The surface's points, with nothing measured."""
+    return Surface(args.x.points(), args.y.points() if args.y else None, {})
 
 
 def source(args: argparse.Namespace, restored: Restored) -> dict[str, Any]:
@@ -100,4 +150,5 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "bn": args.bn if args.bn == "eval" else f"{args.bn}, batches of {args.batch_size}",
         "data_split": f"{args.split_idx} of {args.data_split}",
         "adaptive": args.adaptive or 0.0,
+        "precision": args.precision,
     }

@@ -176,6 +176,7 @@ def test_statistics_taken_anew_at_each_point_are_folded_too(make_task) -> None:
             norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
             before = [(m.running_mean.clone(), m.running_var.clone()) for m in norms]
             model.train()(images)
+            model.eval()
             values = at_point()
             for norm, (mean, var) in zip(norms, before, strict=True):
                 norm.running_mean.copy_(mean)

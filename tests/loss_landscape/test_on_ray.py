@@ -38,7 +38,7 @@ def test_a_killed_worker_leaves_the_surface_of_one_process(
     init, killed = ray.init, []
     monkeypatch.setattr(ray, "init", lambda *args, **more: init(*args, num_cpus=2, **more))
     flags = ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
-    flags += ["--x=-1:1:40", "--y=-1:1:30", "--threads=1", "--test"]
+    flags += ["--x=-1:1:40", "--y=-1:1:30", "--threads=1", "--test", "--no-fast"]
     alone, shared = tmp_path / "alone.h5", tmp_path / "shared.h5"
     plot_surface.main([*flags, "--surf_file", str(alone)])
 
@@ -84,7 +84,7 @@ def workers() -> list[int]:
 class Numbers:
     """A measure that has what it gives: the points' first coordinate and more."""
 
-    names, block = ("train_loss",), 1
+    names, block, way = ("train_loss",), 1, "plain"
 
     def __init__(self, more: float) -> None:
         self.more = more

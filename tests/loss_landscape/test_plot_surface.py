@@ -145,7 +145,8 @@ def test_a_line_runs_from_one_checkpoint_to_another(trained, data_dir, tmp_path:
         (["--bn", "recalibrate", "--dir_type", "states"], "take --dir_type weights"),
         (["--bn", "recalibrate"], "model has no batch norm"),
         (["--show"], "--show"),
-        (["--vmax=3"], "--vmax: says how the surface is drawn; add --plot"),
+        (["--precision=bf16", "--no-fast"], "--precision bf16: is one of the faster ways"),
+        (["--vmin=0", "--y=0:1:3"], "--vmin: says how the surface is drawn; add --plot"),
         (["--vlevel=1", "--plot"], "--vmin, --vlevel: are of surfaces in 2D"),
         (["--vmin=3", "--vmax=2", "--plot", "--y=0:1:3"], "--vmin 3: not below --vmax 2"),
         (["--raw_data"], "--raw_data: the model was trained on normalised inputs"),
@@ -235,7 +236,7 @@ def test_batch_norm_is_recalibrated_at_each_point(trained, data_dir, tmp_path: P
 @pytest.mark.parametrize("flags", [["--test"], ["--adaptive=0.001"]], ids=["plain", "adaptive"])
 def test_a_killed_run_ends_with_the_same_values(flags, trained, data_dir, tmp_path: Path) -> None:
     """SIGKILL at several moments, while the network is measured."""
-    grid = ["--x=-1:1:30", "--y=-1:1:26", "--threads=1", *flags]
+    grid = ["--x=-1:1:30", "--y=-1:1:26", "--threads=1", "--no-fast", *flags]
     whole = surface_from(trained["GCN"], data_dir, tmp_path / "whole.h5", *grid)
     path, cells, rng = tmp_path / "s.h5", 0, np.random.default_rng(0)
     common = ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
@@ -373,7 +374,7 @@ def test_a_surface_of_an_older_version_is_gone_on_with(tmp_path: Path, capsys) -
 def test_a_refined_surface_has_its_centre_measured_and_is_marked(
     trained, data_dir: Path, tmp_path: Path
 ) -> None:
-    grid = ["--x=-1:1:33", "--y=-1:1:27"]
+    grid = ["--x=-1:1:33", "--y=-1:1:27", "--no-fast"]
     path = tmp_path / "a.h5"
     surface = surface_from(trained["GCN"], data_dir, path, *grid, "--adaptive", "--plot")
     whole = surface_from(trained["GCN"], data_dir, tmp_path / "w.h5", *grid).values["train_loss"]
