@@ -28,6 +28,7 @@ RECORDED: dict[str, Any] = {
     "yignore": None,
     "idx": 0,
     "same_dir": False,
+    "directions": "random",
     "model_file2": None,
     "model_file3": None,
     "dir_file": None,
@@ -93,6 +94,8 @@ def draw_of(surface: Surface) -> tuple[Any, ...]:
     """
     said = settings(surface)
     given = [f"--{key}" for key in ("model_file2", "model_file3", "dir_file") if said[key]]
+    if said["directions"] != "random":
+        given.append(f"--directions {said['directions']}")
     if given or said["seed"] is None:
         reason = f"its directions come from {given[0]}" if given else "it doesn't say its seed"
         raise ValueError(f"{reason}, so it is no random draw")

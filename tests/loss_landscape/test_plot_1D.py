@@ -29,7 +29,8 @@ SAID = {
 
 def line(path: Path, slope: float = 1.0, x: np.ndarray = X, **said: Any) -> Path:
     """A file of the line 0.5 + slope x^2."""
-    arguments = json.dumps({"idx": said.pop("idx", 0), "model_file2": said.pop("end", None)})
+    recorded = {"idx": said.pop("idx", 0), "model_file2": said.pop("end", None)}
+    arguments = json.dumps({**recorded, "directions": said.pop("kind", "random")})
     attributes = {**SAID, **said, "arguments": arguments}
     create(path, Surface(x, None, {}, attributes), [], ("train_loss",))
     values = {"train_loss": 0.5 + slope * x**2}
@@ -143,9 +144,13 @@ def test_lines_that_were_not_taken_in_one_way_are_refused(name: str, tmp_path: P
     assert "\n" not in str(error.value)
 
 
-def test_lines_towards_a_checkpoint_are_no_random_draws(tmp_path: Path) -> None:
-    paths = [line(tmp_path / f"{seed}.h5", seed=seed, end="B.pt") for seed in (1, 2)]
-    with pytest.raises(ValueError, match=r"come from --model_file2, so it is no random draw"):
+@pytest.mark.parametrize(
+    ("said", "flag"),
+    [({"end": "B.pt"}, "--model_file2"), ({"kind": "gradient"}, "--directions gradient")],
+)
+def test_chosen_lines_are_no_random_draws(said: dict, flag: str, tmp_path: Path) -> None:
+    paths = [line(tmp_path / f"{seed}.h5", seed=seed, **said) for seed in (1, 2)]
+    with pytest.raises(ValueError, match=f"come from {flag}, so it is no random draw"):
         plot_1D.read_bundles(paths, "train_loss")
 
 
