@@ -230,18 +230,18 @@ def compare(label: str, checkpoint: Path, args: argparse.Namespace) -> list[list
         seconds["ours, bf16, rechecked"] = seconds["ours, bf16"] + 0.1 * seconds["ours, fp32"]
     rows = []
     for name in sorted(seconds):
-        fast, once = ways.get(name.removeprefix("ours, "), (None, 0.0))
+        chosen, once = ways.get(name.removeprefix("ours, "), (None, 0.0))
         middle, low, high = ratio(seconds["plain loop"], seconds[name])
         rows.append(
             [
                 label,
                 f"{subject.count:,}",
                 name,
-                fast.way.said if fast else "",
+                chosen.way.said if chosen else "",
                 f"{1e3 * np.median(seconds[name]) / len(points):.4g}",
                 "" if name == "plain loop" else f"{middle:.2f} ({low:.2f} to {high:.2f})",
                 f"{off[name]:.1g}" if off.get(name) else "",
-                f"{once:.0f}" if fast else "",
+                f"{once:.0f}" if chosen else "",
             ]
         )
     return rows

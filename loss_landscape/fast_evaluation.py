@@ -226,7 +226,7 @@ def faster(task: Task, surface: Surface, precision: str, kept: str | None = None
     if trial.count < FEWEST and precision == "fp32":
         return FastVisits(task, PLAIN)
     fast = trial.best(precision)
-    print(f"points are measured by {fast.way.said}")
+    print(f"measured by {fast.way.said}")
     return fast
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from loss_landscape import fast_evaluation, plot_surface
+from loss_landscape.batch_norm import recalibrating
 from loss_landscape.directions import coordinates, random_direction
 from loss_landscape.evaluation import Visits, loss_and_accuracy
 from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Trial, Way, faster
@@ -169,28 +170,14 @@ def test_a_model_that_is_not_for_it_goes_the_plain_way(kind, make_task, capsys) 
 
 def test_statistics_taken_anew_at_each_point_are_folded_too(make_task) -> None:
     task = make_task("cifar")
-    model, images = task.restored.model, task.batches["train"][0][0]
-
-    def around(at_point):
-        def measured():
-            norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-            before = [(m.running_mean.clone(), m.running_var.clone()) for m in norms]
-            model.train()(images)
-            model.eval()
-            values = at_point()
-            for norm, (mean, var) in zip(norms, before, strict=True):
-                norm.running_mean.copy_(mean)
-                norm.running_var.copy_(var)
-            return values
-
-        return measured
-
+    around = partial(
+        recalibrating, task.restored.model, task.batches["train"], task.restored.forward
+    )
     points = some_points()
     untouched = task.plain(points)["train_loss"]
     task.plain.at_point = around(task.plain.at_point)
     task.around = around
-    with torch.no_grad():
-        found, expected = FastVisits(task, FOLDED)(points), task.plain(points)
+    found, expected = FastVisits(task, FOLDED)(points), task.plain(points)
     np.testing.assert_allclose(found["train_loss"], expected["train_loss"], rtol=1e-5)
     assert abs(untouched - expected["train_loss"]).max() > 1e-3
 
