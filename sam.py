@@ -341,7 +341,7 @@ class SAM(Optimizer):
             self._scalers = [] if scaler is None else [scaler]
         try:
             with torch.enable_grad():
-                self.zero_grad()
+                self._drop_gradients()
                 if self.passes == 2:
                     loss = self._two_passes(closure)
                 else:
@@ -390,8 +390,8 @@ class SAM(Optimizer):
                 blocks.append((group, params, g))
         if blocks:
             self._climb(blocks)
-        for p in self._params() if zero_grad else []:  # zero_grad would take 8 us for its profiler
-            p.grad = None
+        if zero_grad:
+            self._drop_gradients()
 
     def restore(self) -> None:
         """Give the ascent up: put the weights back, bit for bit, to where they were before it."""
@@ -423,8 +423,8 @@ class SAM(Optimizer):
             group["steps"], group["skipped"] = steps, skipped
         self._ascent_norm = 0.0
         self._opt_called = True  # by which torch's schedulers see that a step was made
-        for p in self._params() if zero_grad else []:
-            p.grad = None
+        if zero_grad:
+            self._drop_gradients()
 
     def _momentum(self, p: Tensor) -> Tensor | None:
         state = self.state.get(p, {})
@@ -528,7 +528,11 @@ class SAM(Optimizer):
         return OptState.UNSCALED in stages
 
     def _params(self) -> Tensors:
-        return [p for group in self.param_groups for p in group["params"]]
+        return [p for group in self.base_optimizer.param_groups for p in group["params"]]
+
+    def _drop_gradients(self) -> None:
+        for p in self._params():  # zero_grad would take 8 us for its profiler's hook
+            p.grad = None
 
     def _refuse_between_steps(self, call: str) -> None:
         if self._perturbed:
