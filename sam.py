@@ -26,7 +26,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import compress
 from operator import attrgetter
 from traceback import walk_stack
 from typing import Any, TypeAlias
@@ -59,10 +58,7 @@ def ascent(w: Tensors, g: Tensors, rho: float, norm: Scalar) -> None:
 
 
 def ascent_scale(rho: float, norm: Scalar) -> Scalar:
-    """Factor that makes a direction of length ``norm`` one of length ``rho``.
-
-    A zero direction stays zero; one of infinite or NaN length gets 0.
-    """
+    """Factor that makes length ``norm`` one of ``rho``; 0 where norm is 0, infinite or NaN."""
     if isinstance(norm, Tensor):
         return (rho / norm).nan_to_num_(nan=0.0, posinf=0.0)
     return rho / norm if norm and math.isfinite(norm) else 0.0
@@ -98,8 +94,7 @@ def orthogonal_part(a: Tensors, b: Tensors) -> Tensors:
     wide = torch.promote_types(a[0].dtype, torch.float32)
     products = [torch.sum(x.to(wide) * y.to(wide)) for x, y in zip(a, b, strict=True)]
     product: Any = torch.stack(products).sum()
-    if is_sharded(product):
-        product = product.full_tensor()
+    product = product.full_tensor() if is_sharded(product) else product
     along = product * ascent_scale(1.0, global_norm(b)) ** 2
     return [x - along * y for x, y in zip(a, b, strict=True)]
 
@@ -286,7 +281,7 @@ class SAM(Optimizer):
             self._names.update(zip(group["params"], group.get("param_names", ()), strict=False))
             for p in group["params"]:
                 self._names.setdefault(p, "weight" if p.ndim > 1 else "bias")
-            self._models = None
+            self._models, self._dense = None, False
         return groups
 
     @property
@@ -307,10 +302,9 @@ class SAM(Optimizer):
     @property
     def climbs(self) -> bool:
         """Whether the coming step perturbs the weights, as ``start``, ``every`` and rho say."""
-        groups = self.param_groups
-        after_start = groups[0]["steps"] - self.start
+        after_start = self.steps - self.start
         due = after_start >= 0 and after_start % self.every == 0
-        return due and any(group["rho"] > 0 for group in groups)
+        return due and any(group["rho"] > 0 for group in self.param_groups)
 
     @property
     def passes(self) -> int:
@@ -337,8 +331,7 @@ class SAM(Optimizer):
                 zeros = {key: torch.zeros_like(p) for key, used in keys.items() if used}
                 self.state[p].update({**zeros, **self.state[p]})
             return self._base_step(0.0, None, False)
-        if self._scalers is None:  # there is no need to look
-            self._scalers = [] if scaler is None else [scaler]
+        self._scalers = {*(self._scalers or ()), scaler} - {None}  # there is no need to look
         try:
             with torch.enable_grad():
                 self._drop_gradients()
@@ -377,7 +370,8 @@ class SAM(Optimizer):
         """
         self._refuse_between_steps("first_step")
         if self._scalers is None:
-            self._scalers = [x for x in gc.get_objects() if issubclass(type(x), GradScaler)]
+            gc.collect()  # for scalers that are garbage know dead optimizers by ids, used again
+            self._scalers = {x for x in gc.get_objects() if issubclass(type(x), GradScaler)}
         if any(map(self._unscaled, self._scalers)):
             raise RuntimeError("SAM: call unscale_ before second_step, it came before first_step")
         self._refuse_sparse()
@@ -398,7 +392,7 @@ class SAM(Optimizer):
         if self._perturbed:
             with torch.no_grad():
                 copy(self._perturbed, self._weights)
-            self._perturbed = []
+        self._perturbed, self._ascent_norm = [], 0.0
 
     @outside_graphs
     @torch.no_grad()
@@ -407,21 +401,22 @@ class SAM(Optimizer):
 
         Without ``first_step`` before it, this is one of the plain steps between ascents.
         """
-        climbed = self._perturbed
+        climbed, ascent_norm = self._perturbed, self._ascent_norm
         self.restore()
         self._refuse_sparse()
         unscaled = self._unscaled(scaler)
+        if unscaled and self._scalers is not None and scaler not in self._scalers:
+            raise RuntimeError("SAM: make the GradScaler before first_step is called first")
         if self.looksam_alpha or self.gsam_alpha:
             self._combine_passes(climbed, scaler.get_scale() if scaler and unscaled else 1.0)
         grads = [p.grad for p in self._params() if p.grad is not None]
-        skip = nonfinite(grads, self._ascent_norm, *self._flags) if grads else 0.0
+        skip = nonfinite(grads, ascent_norm, *self._flags) if grads else 0.0
         if grads:
             self._base_step(skip, scaler, unscaled)
-        groups = self.param_groups
-        steps, skipped = groups[0]["steps"] + 1, groups[0]["skipped"] + skip
-        for group in groups:
-            group["steps"], group["skipped"] = steps, skipped
-        self._ascent_norm = 0.0
+        counts = dict(steps=self.steps + 1, skipped=self.param_groups[0]["skipped"] + skip)
+        for group in self.param_groups:
+            group.update(counts)
+        self._dense = True
         self._opt_called = True  # by which torch's schedulers see that a step was made
         if zero_grad:
             self._drop_gradients()
@@ -453,8 +448,9 @@ class SAM(Optimizer):
             self._ascent_norm = torch.as_tensor(norm).clone()
             distributed.all_reduce(self._ascent_norm)
         params = [p for _, params, _ in blocks for p in params]
-        self._w.update({p: torch.zeros_like(p) for p in params if p not in self._w})
-        weights = [self._w[p] for p in params]
+        kept = zip(params, [self._w.get(p, p) for p in params], strict=True)
+        weights = [torch.zeros_like(p) if w is p or w.dtype != p.dtype else w for p, w in kept]
+        self._w.update(zip(params, weights, strict=True))
         copy(weights, params)
         self._perturbed, self._weights = params, weights
         for group, params, g in blocks:
@@ -466,12 +462,14 @@ class SAM(Optimizer):
         """Multiply g by ASAM's T_w, which is 1 for biases."""
         scaled = [group["normalise_bias"] or "weight" in self._names[p] for p in params]
         if any(scaled):
-            w, g_w = (list(compress(tensors, scaled)) for tensors in (params, g))
+            w, g_w = ([x for x, yes in zip(xs, scaled, strict=True) if yes] for xs in (params, g))
             asam_direction(w, g_w, group["eta"])
 
     def _combine_passes(self, climbed: Tensors, unscaled_by: float) -> None:
         """Make the gradients GSAM's or LookSAM's; g still has a GradScaler's ``unscaled_by``."""
         state, params = self.state, [p for p in climbed or self._params() if p.grad is not None]
+        for p in self._params() if climbed else []:  # which gets a new g_v, or none
+            state.get(p, {}).pop("looksam_g_v", None)
         if not climbed:  # a plain step, which GSAM leaves alone
             params = [p for p in params if "looksam_g_v" in state.get(p, ())]
             if params and self.looksam_alpha:
@@ -480,8 +478,6 @@ class SAM(Optimizer):
         elif params:  # with gradients of both passes
             g_s, g = [p.grad for p in params], [self._g[p] for p in params]
             if self.looksam_alpha:
-                for p in climbed:
-                    state[p].pop("looksam_g_v", None)
                 for p, g_v in zip(params, orthogonal_part(g_s, g), strict=True):
                     state[p]["looksam_g_v"] = finite(g_v)
             if self.gsam_alpha:
@@ -547,8 +543,8 @@ class SAM(Optimizer):
             )
 
     def _refuse_sparse(self) -> None:
-        """Look at the gradients of the first step; later ones are taken to be alike."""
-        for p in () if self.steps else self._params():
+        """Look at a group's gradients in its first step; later ones are taken to be alike."""
+        for p in () if self._dense else self._params():
             if p.grad is not None and p.grad.layout is not torch.strided:
                 name = f"{self._names[p]}, shape {tuple(p.shape)},"
                 raise ValueError(f"SAM needs dense gradients: that of {name} is sparse")
@@ -582,7 +578,11 @@ class SAM(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         self.base_optimizer.add_param_group(param_group)
-        _ = self.param_groups  # checks it
+        try:
+            _ = self.param_groups  # checks it
+        except ValueError:
+            self.base_optimizer.param_groups.pop()
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's whole state; RuntimeError while the weights are perturbed."""

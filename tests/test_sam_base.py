@@ -187,3 +187,48 @@ def test_a_base_with_a_file_format_of_its_own_saves_and_loads_all_of_it() -> Non
     step(optimizer, w)
     twin.load_state_dict(optimizer.state_dict())
     assert twin.base_optimizer.count == 1 and twin.steps == 1
+
+
+def test_a_refused_group_is_not_added() -> None:
+    w, late = pair(), pair()
+    optimizer = optimizer_of(w)
+    with pytest.raises(ValueError, match="rho=-1"):
+        optimizer.add_param_group({"params": [late], "rho": -1.0})
+    optimizer.add_param_group({"params": [late], "rho": 0.5})
+    assert [group["rho"] for group in optimizer.param_groups] == [0.05, 0.5]
+
+
+def test_sparse_gradient_of_a_later_group_is_refused_by_name() -> None:
+    w, table = pair(), nn.Embedding(5, 3, sparse=True)
+    optimizer = optimizer_of(w)
+    step(optimizer, w)
+    optimizer.add_param_group({"params": table.parameters()})
+    table(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(ValueError, match=r"shape \(5, 3\)"):
+        optimizer.first_step()
+
+
+def test_weights_come_back_exactly_in_a_type_that_they_got_later() -> None:
+    """Kind: the copy of the weights is kept between steps, and model.double() has them change."""
+    for first, later in ((torch.float32, torch.float64), (torch.bfloat16, torch.float32)):
+        w = nn.Parameter(pair(first).detach())
+        optimizer = optimizer_of(w)
+        step(optimizer, w)
+        w.data = torch.tensor([1 / 3, 2 / 3], dtype=later)
+        before = w.detach().clone()
+        w.square().sum().backward()
+        optimizer.first_step(zero_grad=True)
+        optimizer.restore()
+        assert torch.equal(w, before)
+
+
+def test_an_ascent_that_was_given_up_leaves_no_step_out() -> None:
+    w = pair()
+    optimizer = optimizer_of(w)
+    w.grad = torch.tensor([float("nan"), 1.0], dtype=torch.float64)
+    optimizer.first_step(zero_grad=True)
+    optimizer.restore()
+    w.square().sum().backward()
+    optimizer.second_step()  # a plain one
+    torch.testing.assert_close(w.detach(), 0.8 * pair().detach())
+    assert optimizer.skipped == 0

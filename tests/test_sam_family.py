@@ -97,6 +97,23 @@ def test_looksam_is_algorithm_1() -> None:
     assert calls == 7 + 3
 
 
+def test_looksam_forgets_what_an_earlier_ascent_knew_of_a_parameter() -> None:
+    """One without a gradient in the last ascent has no g_v, so its plain step is the base's."""
+    w, late = (torch.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    optimizer = SAM([w, late], torch.optim.SGD, lr=0.1, every=2, looksam_alpha=0.7)
+    for step in range(4):
+        before = late.detach().clone()
+
+        def closure(step: int = step) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = (w.square() + (late.square() if step != 2 else 0)) @ torch.tensor([1.0, 3.0])
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure)
+    torch.testing.assert_close(late.detach(), before * torch.tensor([0.8, 0.4]))
+
+
 def test_gsam_is_algorithm_1() -> None:
     alpha, expected = 0.4, START
     for _ in range(5):

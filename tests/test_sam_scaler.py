@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -164,3 +165,44 @@ def test_a_forgotten_scaler_after_unscaling_is_right() -> None:
     loop.optimizer.second_step()
     loop.scaler.update()
     torch.testing.assert_close(loop.w.detach(), loop.unscaled_steps(1))
+
+
+@pytest.mark.parametrize("whose", ["optimizer", "base"])
+@pytest.mark.parametrize("how", ["closure", "two steps"])
+def test_unscaled_by_a_scaler_of_later_is_refused(whose: str, how: str) -> None:
+    """Kind: a scaler that first_step couldn't know, so that nobody asked what it had unscaled."""
+    loop = Loop(1.0)
+    if how == "closure":
+        loop.optimizer.step(lambda: (loop.optimizer.zero_grad(), loop.backward())[1])
+    else:
+        loop.climb()
+        loop.optimizer.second_step(zero_grad=True)
+    before = loop.w.detach().clone()
+    loop.optimizer.zero_grad()
+    loop.scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
+    loop.backward()
+    unscale(loop, whose)
+    with pytest.raises(RuntimeError, match="first_step"):
+        loop.optimizer.first_step(zero_grad=True)
+        loop.backward()
+        loop.optimizer.second_step(scaler=loop.scaler)
+    assert torch.equal(loop.w.detach(), before)
+
+
+def test_scalers_that_are_garbage_have_no_say() -> None:
+    """They know dead optimizers by an id, which a new one may have got."""
+    for _ in range(8):  # 45 % of the rounds were refused before
+        scalers: list[Any] = [torch.amp.GradScaler("cpu") for _ in range(100)]
+        gc.collect()  # makes them old, so that the optimizers go before them
+        gc.disable()
+        try:
+            for scaler in scalers:
+                loop = Loop()
+                loop.scaler = scaler.cycle = scaler
+                loop.backward()
+                unscale(loop, "optimizer")
+            del scalers, scaler, loop
+            gc.collect(0)
+            Loop().climb()
+        finally:
+            gc.enable()
