@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -142,6 +143,7 @@ def give(params: list[Tensor], grads: list[Tensor]) -> None:
 def extra_memory(params: list[Tensor], grads: list[Tensor], optimizer: Any) -> tuple[int, int]:
     """Bytes allocated by two steps with given gradients: at the peak, and left between steps."""
     calls = [partial(own_part, params, grads, optimizer)] * 2
+    gc.collect()  # else SAM's first step does it and frees what other optimizers left
     if params[0].is_cuda:
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
