@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loss_landscape.my_pyhessian.density_plot import Spectrum, draw_density, read_spectrum
+from loss_landscape.own_model import is_own
 from loss_landscape.page import MOST_SCENES, page, spectra_figure, surface_figure
 from loss_landscape.plot_2D import (
     NAMES,
@@ -37,7 +38,7 @@ from loss_landscape.plot_2D import (
 )
 from loss_landscape.scale import Scale, make_scale
 from loss_landscape.surface_file import Surface, read_surface
-from loss_landscape.together import refuse_different
+from loss_landscape.together import refuse_different, settings
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, target
@@ -49,6 +50,11 @@ CURVATURE = ("lambda_max", "trace", "trace_standard_error")
 COLUMNS = ("minimum", "test acc. (%)", "test loss", "running train loss", "lambda_max", "trace")
 CAPTION = "One run each: no error bars, so no verdict"
 MOST_ABREAST = 4
+OWN_DIRECTIONS = {  # of --directions
+    "eigenvectors": "eigenvectors of the Hessian",
+    "gradient": "gradient and eigenvector of the Hessian",
+    "pca": "principal components of the path",
+}
 
 
 @dataclass
@@ -57,10 +63,11 @@ class Minimum:
 
     Attributes:
         label: for people.
-        content: the checkpoint's.
+        content: the checkpoint's; of a user's own model ``model`` and ``model_args`` alone.
         surface: computed from it.
         spectrum: computed from it, or None where none is shown.
-        numbers: its ``METRICS`` and the ``CURVATURE`` of its spectrum.
+        numbers: its ``METRICS``, unless it is of a user's own model, whose file has none, and the
+            ``CURVATURE`` of its spectrum.
     """
 
     label: str
@@ -79,21 +86,29 @@ def read_minimum(
         FileNotFoundError: no checkpoint, surface or spectrum of it.
         ValueError: one is damaged, or was computed from another checkpoint.
     """
-    content = checkpoint.load(model_file)
     surface = read_surface(surf_file)
-    stem = Run.from_checkpoint(content, out_dir).spectrum
+    own = is_own(str(surface.attributes.get("model")))
+    if own:  # whose file holds weights alone
+        content: dict[str, Any] = {
+            name: surface.attributes.get(name) for name in ("model", "model_args")
+        }
+        stem = out_dir / "Eigenvalues" / model_file.stem
+    else:
+        content = checkpoint.load(model_file)
+        stem = Run.from_checkpoint(content, out_dir).spectrum
     spectrum = read_spectrum(stem) if with_spectrum else None
     identity = hashlib.sha256(model_file.read_bytes()).hexdigest()
     computed = [(surf_file, surface.attributes)]
     if spectrum is not None:
         computed.append((stem, spectrum.record))
-    for path, settings in computed:
-        if settings.get("checkpoint_sha256") != identity:
+    for path, said in computed:
+        if said.get("checkpoint_sha256") != identity:
             raise ValueError(
                 f"{model_file}: {path} is of another checkpoint, or of this one before it was "
                 "trained again; compute it anew"
             )
-    numbers = {n: _number(content["metrics"], n, f"{model_file}, metrics") for n in METRICS}
+    names = () if own else METRICS
+    numbers = {n: _number(content["metrics"], n, f"{model_file}, metrics") for n in names}
     if spectrum is not None:
         numbers |= {n: _number(spectrum.record, n, f"{stem}.json") for n in CURVATURE}
     return Minimum(title(surface) or model_file.stem, content, surface, spectrum, numbers)
@@ -143,17 +158,24 @@ def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
 def heading(minimum: Minimum) -> str:
     """Whose surface it is, with the numbers that say most."""
     numbers = minimum.numbers
-    text = f"{minimum.label}\ntest accuracy {numbers['test_acc']:.1f} %"
+    said = [f"test accuracy {numbers['test_acc']:.1f} %"] if "test_acc" in numbers else []
     if "lambda_max" in numbers:
-        text += f", $\\lambda_{{max}}$ {numbers['lambda_max']:.3g}"
-    return text
+        said.append(f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}")
+    lines = [minimum.label, ", ".join(said), minimum.surface.interpolation.split(", ")[0]]
+    return "\n".join(filter(None, lines))
 
 
 def headline(minima: Sequence[Minimum]) -> str:
     """What is side by side; models of other sizes draw other numbers from one seed."""
     models = [(m.content["model"], m.content["model_args"]) for m in minima]
     same = all(model == models[0] for model in models)
-    text = f"Loss surfaces along {'the same random draws' if same else 'draws of one seed'}"
+    along = "the same random draws" if same else "draws of one seed"
+    said = settings(minima[0].surface)
+    if said["directions"] != "random":
+        along = f"each one's own {OWN_DIRECTIONS.get(said['directions'], 'directions')}"
+    elif any(said[key] for key in ("model_file2", "model_file3", "dir_file")):
+        along = "directions that were given"
+    text = f"Loss surfaces along {along}"
     return text + (" and spectra of the Hessian" if minima[0].spectrum else "")
 
 
@@ -162,8 +184,9 @@ def rows(minima: Sequence[Minimum]) -> list[list[str]]:
     result = []
     for minimum in minima:
         numbers = minimum.numbers
-        row = [minimum.label.replace(r"\$", "$"), f"{numbers['test_acc']:.2f}"]
-        row += [f"{numbers['test_loss']:.4f}", f"{numbers['train_loss']:.4f}"]
+        row = [minimum.label.replace(r"\$", "$")]
+        digits = zip(METRICS, (2, 4, 4), strict=True)
+        row += [f"{numbers[name]:.{n}f}" if name in numbers else "-" for name, n in digits]
         if minimum.spectrum is not None:
             error = numbers["trace_standard_error"]
             row += [

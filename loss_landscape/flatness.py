@@ -70,8 +70,8 @@ def flatness(lines: Sequence[Surface], name: str, radius: float) -> Flatness:
     """The figure of one checkpoint from lines along several directions.
 
     Raises:
-        ValueError: a line lacks 0, ``radius`` or ``-radius``, or a value there is not
-            finite: a mean without it would be one over the tame directions.
+        ValueError: a line lacks 0, ``radius`` or ``-radius``, or a value there is interpolated or
+            not finite: a mean without it would be one over the tame directions.
     """
     rises = []
     for line in lines:
@@ -84,7 +84,7 @@ def value_at(line: Surface, name: str, position: float) -> float:
     """The value at one of the line's points.
 
     Raises:
-        ValueError: there is no such point, or the value is not finite.
+        ValueError: there is no such point, or the value is not finite or not measured.
     """
     nearest = int(np.abs(line.x - position).argmin())
     if abs(line.x[nearest] - position) > SAME_POINT * max(abs(line.x[0]), abs(line.x[-1])):
@@ -97,6 +97,11 @@ def value_at(line: Surface, name: str, position: float) -> float:
         raise ValueError(
             f"--radius: {name} at {position:g} of a line is {value:g}: not computed yet, or the "
             "loss has none there; choose a smaller radius"
+        )
+    if line.interpolated is not None and line.interpolated[nearest]:
+        raise ValueError(
+            f"--radius: {name} at {position:g} of a line is interpolated, not measured; choose "
+            "another radius, or compute the lines without --adaptive"
         )
     return value
 

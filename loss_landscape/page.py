@@ -76,6 +76,7 @@ def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.F
     accuracy = surface.values.get(ACCURACY.get(name, ""))
     hover = f"x %{{x:.4g}}, y %{{y:.4g}}<br>{text} %{{customdata[0]}}"
     below = np.full_like(values, np.nan) if accuracy is None else accuracy
+    guessed = np.zeros(values.shape) if surface.interpolated is None else surface.interpolated
     drawn = go.Surface(
         x=surface.x,
         y=surface.y,
@@ -87,12 +88,15 @@ def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.F
         colorbar={**bar, "ticktext": plain_numbers(scale.levels[shown])},
         # By column and row, (nx, ny): plotly takes these the other way round than z.
         customdata=[
-            [(f"{v:.6g}", f"{a:.4g}") for v, a in zip(*column, strict=True)]
-            for column in zip(values.T, below.T, strict=True)
+            [
+                (f"{v:.6g}", f"{a:.4g}", "<br>interpolated" if g else "")
+                for v, a, g in zip(*column, strict=True)
+            ]
+            for column in zip(values.T, below.T, guessed.T, strict=True)
         ],
         hovertemplate=hover
         + ("" if accuracy is None else "<br>accuracy %{customdata[1]} %")
-        + "<extra></extra>",
+        + "%{customdata[2]}<extra></extra>",
     )
     figure = go.Figure([drawn, *_checkpoint(surface, values, scale)])
     ends = scale.height(scale.levels[[0, -1]])

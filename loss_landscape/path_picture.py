@@ -66,7 +66,7 @@ def draw(path: PathOnPlane, picture: Path, surface: Surface | None, name: str) -
         scale = make_scale([plot_2D.grid(surface, name).filled(np.nan)])
         plot_2D.draw_surface(axes, surface, name, scale)
         plot_2D.add_colour_bar(figure, scale, axes, plot_2D.NAMES.get(name, name))
-        title = plot_2D.title(surface)
+        title = plot_2D.full_title(surface)
     draw_path(axes, path.steps, path.epochs.tolist())
     pca = str(path.attributes.get("plane")).startswith(PCA)
     names = [f"principal component {i}" if pca else f"direction {'xy'[i - 1]}" for i in (1, 2)]

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loss_landscape.flatness import Flatness, flatness, half_width, largest_radius
-from loss_landscape.plot_2D import NAMES, add_show_flag, new_figure, pyplot, title
+from loss_landscape.plot_2D import NAMES, add_show_flag, full_title, new_figure, pyplot, title
 from loss_landscape.scale import DECADE, LARGEST
 from loss_landscape.surface_file import ACCURACY, Surface, read_surface
 from loss_landscape.together import DRAW, draw_of, refuse_different
@@ -66,10 +66,12 @@ def draw(path: Path, name: str, out_dir: Path, show: bool = False, **look: Any) 
     figure = new_figure((6.4, 4.2), show)
     left = figure.add_subplot()
     values = surface.values[name].clip(-LARGEST, LARGEST)
-    left.plot(surface.x, values, color=COLOURS[0], marker=".")
+    measured = surface.interpolated is None or ~surface.interpolated
+    left.plot(surface.x, values, color=COLOURS[0])
+    left.plot(surface.x, np.where(measured, values, np.nan), ".", color=COLOURS[0])
     left.set_xlabel("position along the direction (0 is the checkpoint)")
     left.set_ylabel(NAMES.get(name, name), color=COLOURS[0])
-    left.set_title(title(surface))
+    left.set_title(full_title(surface))
     accuracy = ACCURACY.get(name)
     if accuracy in surface.values:
         right = left.twinx()

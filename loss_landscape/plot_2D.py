@@ -60,6 +60,11 @@ def title(surface: Surface) -> str:
     return text[:200].replace("$", r"\$")  # a dollar would begin a formula
 
 
+def full_title(surface: Surface) -> str:
+    """Of a picture of one surface: whose it is, and below that how much of it is interpolated."""
+    return "\n".join(filter(None, [title(surface), surface.interpolation]))
+
+
 def grid(surface: Surface, name: str) -> np.ma.MaskedArray:
     """The values (ny, nx) with NaN and infinite cells masked and huge ones cut.
 
@@ -206,7 +211,7 @@ def draw_kind(kind: str, figure: Figure, surface: Surface, name: str, scale: Sca
     else:
         drawn = draw_surface(axes, surface, name, scale, filled=kind == "2dcontourf")
     add_colour_bar(figure, scale, axes, NAMES.get(name, name))
-    axes.set_title(title(surface))
+    axes.set_title(full_title(surface), fontsize=10 if surface.interpolation else None)
     if isinstance(drawn, QuadContourSet) and not drawn.filled:
         label_contours(axes, drawn, scale)
 

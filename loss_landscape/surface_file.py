@@ -65,6 +65,16 @@ class Surface:
         axes = [axis.tolist() for axis in (self.x, self.y) if axis is not None]
         return {"grid": axes, **self.attributes}
 
+    @property
+    def interpolation(self) -> str:
+        """For people: which share isn't measured, and how far that is off; "" if all is."""
+        if self.interpolated is None or not self.interpolated.any() or self.deviation is None:
+            return ""
+        return (
+            f"{self.interpolated.mean():.0%} interpolated, off by {self.deviation[0]:.2%} in the "
+            f"median, {self.deviation[1]:.1%} at most"
+        )
+
     def points(self, cells: np.ndarray) -> np.ndarray:
         """Coordinates (k, axes), x first as directions are, of ``cells`` (k, axes), row first."""
         axes = [self.x] if self.y is None else [self.x, self.y]

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from rich.markup import escape
 
@@ -138,3 +139,46 @@ def test_models_of_other_sizes_draw_other_numbers(folder: Path) -> None:
     assert "the same random draws" in compare.headline([one, other])
     other.content = {**other.content, "model_args": {"hidden": 7}}
     assert "draws of one seed" in compare.headline([one, other])
+
+
+@pytest.mark.parametrize(
+    ("said", "along"),
+    [
+        ({"directions": "eigenvectors"}, "each one's own eigenvectors of the Hessian"),
+        ({"directions": "pca"}, "each one's own principal components of the path"),
+        ({"model_file2": "b.pt"}, "directions that were given"),
+        ({"dir_file": "b.h5"}, "directions that were given"),
+    ],
+)
+def test_chosen_directions_are_not_called_random(said: dict, along: str, folder: Path) -> None:
+    minimum = read(folder)
+    minimum.surface.attributes["arguments"] = json.dumps(said)
+    assert along in compare.headline([minimum]) and "draws" not in compare.headline([minimum])
+
+
+def test_a_surface_of_a_users_own_model_stands_beside_others(folder: Path, run_here) -> None:
+    """Its file holds weights alone: no accuracy, which is said so."""
+    (folder / "to_plot" / "own.pt").write_bytes(b"weights")
+    identity = hashlib.sha256(b"weights").hexdigest()
+    surface = (folder / MODEL).with_suffix(".h5")
+    shutil.copy(surface, surface.with_name("own.h5"))
+    with h5py.File(surface.with_name("own.h5"), "r+") as file:
+        said = {"model": "nets:resnet", "model_args": "{}", "title": "resnet on loader, own"}
+        for name, value in {**said, "checkpoint_sha256": identity}.items():
+            file.attrs[name] = value
+    flags = ["--model_files", folder / MODEL, folder / "to_plot" / "own.pt", "--no-spectra"]
+    result = run_here(compare.main, *flags, "--out_dir", folder, "--output", folder / "a.png")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "a.png").stat().st_size
+    row = next(line for line in result.stdout.splitlines() if "resnet on loader, own" in line)
+    assert row.count(" - ") == 3
+
+
+def test_interpolated_points_are_said_above_each_surface(folder: Path) -> None:
+    minimum = read(folder)
+    assert "interpolated" not in compare.heading(minimum)
+    minimum.surface.interpolated = np.zeros(minimum.surface.shape, dtype=bool)
+    minimum.surface.interpolated.flat[::2] = True
+    minimum.surface.deviation = (0.001, 0.01)
+    share = f"{minimum.surface.interpolated.mean():.0%} interpolated"
+    assert share in compare.heading(minimum)

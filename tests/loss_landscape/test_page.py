@@ -44,6 +44,16 @@ def make_page() -> str:
     return page(EVIL[0], named, spectra_figure(spectra, EVIL), rows, EVIL[1])
 
 
+def test_interpolated_values_say_so_under_the_mouse() -> None:
+    guessed = np.zeros(SURFACES[0].shape, dtype=bool)
+    guessed[1, 2] = True
+    surface = Surface(X, Y, SURFACES[0].values, interpolated=guessed, deviation=(0.0, 0.0))
+    scale = make_scale([surface.values["train_loss"]])
+    cells = surface_figure(surface, "train_loss", scale, "loss").data[0].customdata
+    said = [[bool(cell[2]) for cell in column] for column in cells]
+    np.testing.assert_array_equal(said, guessed.T)
+
+
 def test_names_are_text_and_nothing_is_loaded() -> None:
     text = make_page()
     own = re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.DOTALL)  # without plotly's own

@@ -111,6 +111,15 @@ def test_no_rise_where_a_value_is_missing_or_there_is_no_point() -> None:
         flatness([Surface(X, None, {"train_loss": values})], "train_loss", 0.25)
 
 
+def test_no_rise_from_what_was_not_measured() -> None:
+    guessed = np.zeros(len(X), dtype=bool)
+    guessed[5] = True  # -0.5
+    lines = [Surface(X, None, {"train_loss": 1 + X**2}, interpolated=guessed, deviation=(0, 0))]
+    assert flatness(lines, "train_loss", 1.0).mean == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"at -0\.5 of a line is interpolated, not measured"):
+        flatness(lines, "train_loss", 0.5)
+
+
 def test_bands_of_two_checkpoints(tmp_path: Path, run_here) -> None:
     output = tmp_path / "lines.png"
     flags = ("--output", output, "--radius", 0.5, "--surf_file", *bundles(tmp_path))
