@@ -92,6 +92,9 @@ def mesh(surface: Surface) -> tuple[np.ndarray, np.ndarray]:
 def label(axes: Axes, surface: Surface) -> None:
     """Name the axes and mark the checkpoint at (0, 0)."""
     norms = [*str(surface.attributes.get("norm", "")).split(), "", ""]
+    for i, axis in enumerate("xy"):  # one to another checkpoint or from a file has no norm of ours
+        if not str(surface.attributes.get(f"{axis}direction_is", "drawn")).startswith("drawn"):
+            norms[i] = ""
     names = CHOSEN.get(str(surface.attributes.get("directions")), ("direction x", "direction y"))
     axes.set_xlabel(names[0] + (" (filter-normalised)" if norms[0] == "filter" else ""))
     axes.set_ylabel(names[1] + (" (filter-normalised)" if norms[1] == "filter" else ""))

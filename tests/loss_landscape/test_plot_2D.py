@@ -215,3 +215,20 @@ def test_a_title_says_what_was_interpolated() -> None:
     assert plot_2D.full_title(surface) == f"GCN\n{expected}"
     surface.interpolated = None
     assert plot_2D.full_title(surface) == "GCN"
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("drawn with seed 1, idx 0; norm filter, ignore biasbn", "direction x (filter-normalised)"),
+        ("from a.pt to b.pt", "direction x"),
+        ("taken from plane.h5", "direction x"),
+    ],
+)
+def test_only_a_drawn_direction_is_called_filter_normalised(how: str, expected: str) -> None:
+    """The flag's default is filter, whether or not a direction is rescaled by it."""
+    axis = np.array([0.0, 1.0])
+    said = {"norm": "filter filter", "xdirection_is": how}
+    axes = Figure().add_subplot()
+    plot_2D.label(axes, Surface(axis, axis, {}, said))
+    assert axes.get_xlabel() == expected and axes.get_ylabel() == "direction y (filter-normalised)"
