@@ -448,9 +448,10 @@ class SAM(Optimizer):
             self._ascent_norm = torch.as_tensor(norm).clone()
             distributed.all_reduce(self._ascent_norm)
         params = [p for _, params, _ in blocks for p in params]
-        kept = zip(params, [self._w.get(p, p) for p in params], strict=True)
-        weights = [torch.zeros_like(p) if w is p or w.dtype != p.dtype else w for p, w in kept]
-        self._w.update(zip(params, weights, strict=True))
+        weights = [self._w.get(p) for p in params]
+        for i, (p, w) in enumerate(zip(params, weights, strict=True)):
+            if w is None or w.dtype != p.dtype:  # new, or the model was given another type
+                weights[i] = self._w[p] = torch.zeros_like(p)
         copy(weights, params)
         self._perturbed, self._weights = params, weights
         for group, params, g in blocks:
