@@ -302,9 +302,10 @@ class SAM(Optimizer):
     @property
     def climbs(self) -> bool:
         """Whether the coming step perturbs the weights, as ``start``, ``every`` and rho say."""
-        after_start = self.steps - self.start
+        groups = self.param_groups
+        after_start = groups[0]["steps"] - self.start
         due = after_start >= 0 and after_start % self.every == 0
-        return due and any(group["rho"] > 0 for group in self.param_groups)
+        return due and any(group["rho"] > 0 for group in groups)
 
     @property
     def passes(self) -> int:
@@ -413,8 +414,9 @@ class SAM(Optimizer):
         skip = nonfinite(grads, ascent_norm, *self._flags) if grads else 0.0
         if grads:
             self._base_step(skip, scaler, unscaled)
-        counts = dict(steps=self.steps + 1, skipped=self.param_groups[0]["skipped"] + skip)
-        for group in self.param_groups:
+        groups = self.param_groups
+        counts = dict(steps=groups[0]["steps"] + 1, skipped=groups[0]["skipped"] + skip)
+        for group in groups:
             group.update(counts)
         self._dense = True
         self._opt_called = True  # by which torch's schedulers see that a step was made
