@@ -27,7 +27,7 @@ from loss_landscape.chosen_directions import directions_and_kind
 from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import Measure, axis, compute
-from loss_landscape.fast_evaluation import FastVisits, Task
+from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Way
 from loss_landscape.foreign_flags import add_foreign_flags
 from loss_landscape.on_ray import handed_out, require_ray
 from loss_landscape.path_picture import draw_on, path_on
@@ -179,8 +179,12 @@ def begin(
         surface.attributes["way"] = str(measure.way)
         create(path, surface, directions, measure.names, adaptive=bool(args.adaptive))
         return measure
-    way = refuse_another(path, surface, task.plain.names).attributes.get("way", "")
-    return make_measure(args, task, surface, str(way))
+    way = str(refuse_another(path, surface, task.plain.names).attributes.get("way", ""))
+    if not args.fast and way and Way.read(way) != PLAIN:
+        raise ValueError(
+            f"{path}: was begun in a faster way ({way}); leave --no-fast out, or {REMEDY}"
+        )
+    return make_measure(args, task, surface, way)
 
 
 def refuse_another(path: Path, surface: Surface, names: Sequence[str]) -> Surface:

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "loss_name": None,
     "bn": "eval",
     "data_split": "0 of 1",
+    "precision": "fp32",
 }
 # Those that only the record of the command line has.
 RECORDED: dict[str, Any] = {

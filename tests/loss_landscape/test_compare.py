@@ -84,6 +84,7 @@ DIFFERENT = {
     "a subset": ({"samples": 5}, r"--samples \(5, not 0\)"),
     "the other loss": ({"loss_name": "crossentropy"}, r"--loss_name \(crossentropy, not"),
     "other data": ({"dataset": "PROTEINS"}, r"--dataset \(PROTEINS, not MUTAG\)"),
+    "coarser losses": ({"precision": "bf16"}, r"--precision \(bf16, not fp32\)"),
     "states": ({"dir_type": "states"}, r"--dir_type \(states, not weights\)"),
     "other ends": ({"x": 2.0}, "--x, so"),
     "both": ({"y": 2.0, "seed": 7}, r"--seed \(7, not \d+\), --y, so"),

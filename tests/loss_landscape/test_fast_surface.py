@@ -77,6 +77,8 @@ def test_a_surface_is_not_gone_on_with_another_way(surface_of) -> None:
     surface_of("fast.h5")
     with pytest.raises(ValueError, match="differs in precision"):
         surface_of("fast.h5", "--precision=bf16")
+    with pytest.raises(ValueError, match="leave --no-fast out"):
+        surface_of("fast.h5", "--no-fast")
 
 
 @pytest.mark.parametrize("surface_of", ["cifar"], indirect=True)
