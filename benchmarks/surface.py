@@ -1,6 +1,6 @@
 """How fast a loss surface is: ours, a plain loop over a DataLoader, and ``loss-landscapes``.
 
-    python benchmarks/surface.py          # on 2 cores; 8 minutes without the growth's part
+    python benchmarks/surface.py                                  # 10 minutes on 2 cores
     python benchmarks/surface.py --part MUTAG PROTEINS --rounds=30
     python benchmarks/surface.py --WRN to_plot/model_cifar_SAM_rho0.05.pt
 
