@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from DatasetClass.batches import Batch, Dataset
 from trainings import my_train_GCN
 from trainings.fit import fit
 from trainings.state import TrainingState
+from utilities import checkpoint
 from utilities.ranks import Ranks
 
 ALONE = Ranks(torch.device("cpu"))
@@ -72,6 +76,27 @@ def train(
     model = make_model() if model is None else model
     fit(args, my_train_GCN.DEFAULTS, data or Toy(args.batch_size), model, {}, ALONE)
     return args
+
+
+class Killed(BaseException):
+    """Ends a training as a kill does: nothing catches it."""
+
+
+@contextmanager
+def killed_at_save(number: int, written: bool) -> Iterator[None]:
+    """Within, a training must end at its ``number``-th save, before or after it is ``written``."""
+    saves, real = [], checkpoint.save
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        saves.append(path)
+        if len(saves) == number and not written:
+            raise Killed
+        real(path, content)
+        if len(saves) == number:
+            raise Killed
+
+    with patch.object(checkpoint, "save", save), pytest.raises(Killed):
+        yield
 
 
 @pytest.fixture

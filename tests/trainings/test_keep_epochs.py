@@ -9,7 +9,7 @@ import pytest
 import torch
 from processes import flags
 from processes import train as train_together
-from toy import Toy, make_model, train
+from toy import Toy, killed_at_save, make_model, train
 
 from trainings import my_train_GCN
 from utilities import checkpoint
@@ -87,30 +87,14 @@ def test_epochs_that_an_older_part_of_the_run_did_not_keep_are_named(
     assert "note" not in capsys.readouterr().out
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("number", range(1, 9))  # state, epochs 0 to 4, best, last
-def test_no_kill_mixes_two_runs(number: int, written: bool, tmp_path: Path, monkeypatch) -> None:
+def test_no_kill_mixes_two_runs(number: int, written: bool, tmp_path: Path) -> None:
     """One that replaces a longer one and is killed at any of its saves, then resumed."""
     train(tmp_path / "a", "--keep_epochs=1")
     train(tmp_path / "b", "--keep_epochs=1", "--learning_rate=0.5", "--epochs=6")
-    saves, real = [], checkpoint.save
-
-    def save(path: Path, content: dict) -> None:
-        saves.append(path)
-        if len(saves) == number and not written:
-            raise Killed
-        real(path, content)
-        if len(saves) == number:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint, "save", save)
-    with pytest.raises(Killed):
+    with killed_at_save(number, written):
         train(tmp_path / "b", "--keep_epochs=1", "--overwrite")
-    monkeypatch.setattr(checkpoint, "save", real)
     if (number, written) == (1, False):
         assert len(kept(tmp_path / "b")) == 7  # nothing was replaced
     flag = "--overwrite" if (number, written) == (1, False) else "--resume"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import SMALL, Run
 from forks import LIMIT, end, killed_after_a_save, training
-from toy import Toy, train
+from toy import Toy, killed_at_save, train
 
 from trainings import my_train_cifar, my_train_GCN
 from utilities import checkpoint
@@ -208,32 +208,15 @@ def test_a_run_stopped_within_an_epoch_goes_on_bit_for_bit(
     assert equal(results(tmp_path / "a"), results(tmp_path / "b"))
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("number", [1, 2, 3, 4])  # first state; best, last; best with its test
 def test_a_run_that_replaces_another_resumes_from_any_of_its_saves(
-    number: int, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, written: bool, tmp_path: Path
 ) -> None:
     train(tmp_path / "a", "--learning_rate=0.02")
     train(tmp_path / "b", "--learning_rate=0.5")
-    saves: list[Path] = []
-    real = checkpoint.save
-
-    def save(path: Path, content: dict) -> None:
-        saves.append(path)
-        if len(saves) == number and not written:
-            raise Killed
-        real(path, content)
-        if len(saves) == number:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint, "save", save)
-    with pytest.raises(Killed):
+    with killed_at_save(number, written):
         train(tmp_path / "b", "--learning_rate=0.02", "--overwrite")
-    monkeypatch.setattr(checkpoint, "save", real)
     flag = "--overwrite" if (number, written) == (1, False) else "--resume"  # nothing was replaced
     if (number, written) != (4, True):  # nor is it started over, not having been told to
         with pytest.raises(ValueError, match="--overwrite"):
