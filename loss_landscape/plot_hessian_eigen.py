@@ -34,7 +34,7 @@ from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.plot_surface import refuse_another
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
-from loss_landscape.surface_measure import source
+from loss_landscape.surface_measure import grid_of, source
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, remove_parts
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     directions, kind = directions_and_kind(args, restored, weights, path)
     batches = restored.batches("train", args.samples, args.batch_size)
     measure = Eigenvalues(restored, batches, list(weights.values()), directions, args)
-    surface = Surface(args.x.points(), args.y.points() if args.y else None, {})
+    surface = grid_of(args)
     surface.attributes = {**_attributes(args, restored, directions), **kind}
     if args.dir_type == "states":
         directions = [with_counters(restored.model, direction) for direction in directions]
