@@ -35,7 +35,7 @@ from loss_landscape.own_model import (
 )
 from models.smooth_crossentropy import smooth_crossentropy
 from utilities import checkpoint
-from utilities.cli import Parser, positive_int, prepare_device
+from utilities.cli import Parser, non_negative_int, positive_int, prepare_device
 from utilities.runs import OwnRun, Run
 
 Criterion = Callable[[Any, Any], Tensor]  # (outputs, targets) -> (batch,)
@@ -95,12 +95,22 @@ class Restored:
         return {"loss_name": self.loss_name, **self.described, **self.digests}
 
 
-def add_restore_flags(parser: Parser, batch_size: int) -> None:
-    """Add the flags that say which checkpoint, data and loss to look at."""
+def add_restore_flags(
+    parser: Parser, batch_size: int, samples: int | None = None, several: bool = False
+) -> None:
+    """Add the flags that say which checkpoint, data and loss to look at.
+
+    Args:
+        parser: takes them.
+        batch_size: its default.
+        samples: their default number; None takes all.
+        several: whether ``--model_file`` names one or more, a list.
+    """
     group = parser.add_argument_group("checkpoint and data")
     group.add_argument(
         "--model_file",
         type=Path,
+        nargs="+" if several else None,
         required=True,
         help="the checkpoint (.pt), or a state dict of your own model (.pt, .pth, .safetensors)",
     )
@@ -133,8 +143,10 @@ def add_restore_flags(parser: Parser, batch_size: int) -> None:
     )
     group.add_argument(
         "--samples",
-        type=positive_int,
-        help="look at this many samples of the split, drawn once (all if not given)",
+        type=positive_int if samples is None else non_negative_int,
+        default=samples,
+        help="look at this many samples of the split, drawn once ("
+        + ("all if not given)" if samples is None else "0: all)"),
     )
 
 

@@ -1,0 +1,76 @@
+"""The file of a checkpoint's sharpness: ``Eigenvalues/<name>_<optimizer>_sharpness.json``.
+
+It holds under ``measures`` of each its value, its standard error (null where it has none), its
+unit, what the error is of and what it cost; and what they were taken of: the checkpoint's digest
+and the settings, under which measures may be added one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from utilities.files import atomic_write
+from utilities.runs import refuse_other
+
+ENDING = "_sharpness.json"
+REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
+
+
+def sharpness_path(stem: Path) -> Path:
+    """The file beside the spectrum that is named ``stem``."""
+    return stem.with_name(stem.name + ENDING)
+
+
+def write_sharpness(path: Path, record: dict[str, Any]) -> None:
+    """Write it whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_sharpness(path: Path) -> dict[str, Any]:
+    """Read what ``write_sharpness`` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; sharpness.py writes it")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        values = [measure["value"] for measure in record["measures"].values()]
+        errors = [measure["standard_error"] for measure in record["measures"].values()]
+        _settings(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no record of sharpness, or a damaged one; {REMEDY}") from error
+    for number in (*values, *errors):
+        wrong = isinstance(number, bool) or not isinstance(number, float | int | None)
+        if wrong or (number is not None and not math.isfinite(number)):
+            raise ValueError(f"{path}: {number!r} is no finite number; {REMEDY}")
+    return record
+
+
+def known_measures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The measures that are in a file already, if it is of the settings in ``record``.
+
+    Raises:
+        ValueError: it is of another checkpoint or of other settings, or damaged.
+    """
+    if not path.exists():
+        return {}
+    old = read_sharpness(path)
+    refuse_other(path, _settings(old), _settings(record), "sharpness", REMEDY)
+    return old["measures"]
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
+    flags = {f"--{name}": value for name, value in record["arguments"].items()}
+    return {"checkpoint": record["checkpoint_sha256"], **flags}
