@@ -165,11 +165,14 @@ def frozen_batch_norm(*models: nn.Module) -> Iterator[None]:
 def normalisation_only(model: nn.Module) -> list[dict[str, Any]]:
     """Groups for SAM-ON (Mueller et al. 2023, arXiv:2306.04226): only normalisation layers climb.
 
-    Their parameters are the first group; the second, all others, has ``rho`` 0.
+    Their parameters are the first group; the second, all others, has ``rho`` 0. A model without
+    such layers is refused: nothing would climb.
     """
     kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     layers = [layer for layer in model.modules() if isinstance(layer, kinds)]
     chosen = dict.fromkeys(p for layer in layers for p in layer.parameters(recurse=False))
+    if not chosen:
+        raise ValueError("SAM-ON: the model has no normalisation layer; nothing would climb")
     others = [p for p in model.parameters() if p not in chosen]
     return [{"params": list(chosen)}, {"params": others, "rho": 0.0}]
 

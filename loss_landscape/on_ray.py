@@ -67,17 +67,29 @@ def handed_out(
         ValueError: Ray isn't installed; a worker has another checkpoint, direction or other data.
         OSError: no cluster answers, or workers die again and again.
     """
+    with cluster(args.ray) as ray:
+        yield _OnRay(ray, args, directions, measure, sources)
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Any]:
+    """Within, the module ``ray``, connected to the cluster at ``address``, "" for this machine.
+
+    Raises:
+        ValueError: Ray isn't installed.
+        OSError: no cluster answers.
+    """
     ray = require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home unasked
     try:
-        ray.init(args.ray or "local", log_to_driver=False, logging_level="ERROR")
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
-            f"--ray {args.ray}: no Ray cluster answers there ({str(error).splitlines()[0]}); start "
+            f"--ray {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start "
             "one with ray start --head, or write --ray alone for this machine's processes"
         ) from error
     try:
-        yield _OnRay(ray, args, directions, measure, sources)
+        yield ray
     finally:
         ray.shutdown()
 

@@ -66,10 +66,13 @@ class Progress:
     def update(self, n: int = 1) -> None:
         """Count ``n`` more."""
         self.count += n
-        left = time_left(time.monotonic() - self.started, self.count, self.total)
-        rest = "" if left is None else f"{duration(left)} left"
+        self.show()
+
+    def show(self) -> None:
+        """Show how far the job is, in a pipe if it is time to."""
+        rest = self.rest()
         if self.on_terminal:
-            shown = f"{self._counted()}, {rest}" if rest else self._counted()
+            shown = f"{self.counted()}, {rest}" if rest else self.counted()
             self.bar.update(self.task, total=self.total, completed=self.count, state=shown)
         elif self.count != self.total and time.monotonic() - self.shown >= PAUSE:
             self._say(rest)
@@ -81,7 +84,13 @@ class Progress:
     def close(self) -> None:
         """Nothing: the context ends the display, also on an error."""
 
-    def _counted(self) -> str:
+    def rest(self) -> str:
+        """For people: the time left, "" where that can't be said."""
+        left = time_left(time.monotonic() - self.started, self.count, self.total)
+        return "" if left is None else f"{duration(left)} left"
+
+    def counted(self) -> str:
+        """For people: how much is done."""
         count, total = (
             None if number is None else decimal(number) if self.size else f"{number:,}"
             for number in (self.count, self.total or None)
@@ -90,7 +99,7 @@ class Progress:
 
     def _say(self, rest: str) -> None:
         self.shown = time.monotonic()
-        print(f"{self.what}: {self._counted()}{', ' if rest else ''}{rest}", flush=True)
+        print(f"{self.what}: {self.counted()}{', ' if rest else ''}{rest}", flush=True)
 
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:

@@ -1,0 +1,259 @@
+"""A study's jobs in their order, and the command line that each of them is."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from studies.table import SCRIPTS, Data, Flags, Measures, Optimizer, Study
+from utilities.runs import DATA_SETS, Run
+
+STAGES = ("trials", "runs", "measures")
+TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command line of a study.
+
+    Attributes:
+        stage: "trials", "runs" or "measures".
+        kind: "training", or what is measured.
+        data, optimizer: their names.
+        value: of the tuned flag; None where the study still has to choose it.
+    """
+
+    stage: str
+    kind: str
+    data: str
+    optimizer: str
+    seed: int
+    fold: int | None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """A script of the project, its flags, and those that say in which folders it works."""
+
+    script: str
+    flags: tuple[str, ...]
+    folders: tuple[str, ...]
+
+    @property
+    def argv(self) -> list[str]:
+        return [*self.flags, *self.folders]
+
+    @property
+    def module(self) -> str:
+        return ".".join(PurePosixPath(self.script).with_suffix("").parts)
+
+    @property
+    def line(self) -> str:
+        """To be typed in the repository's root."""
+        return shlex.join(["python", self.script, *self.argv])
+
+    def parse(self) -> argparse.Namespace:
+        """What the script reads from it.
+
+        Raises:
+            ValueError: the script would refuse it, or says that a flag has no effect.
+        """
+        module = importlib.import_module(self.module)
+        said, err = io.StringIO(), io.StringIO()
+        try:
+            with redirect_stdout(said), redirect_stderr(err):
+                args = module.parse_args(self.argv)
+        except SystemExit as end:
+            text = err.getvalue().partition("error: ")[2] or "can't be read"
+            raise ValueError(text.removesuffix(" (--help lists the flags)\n")) from end
+        if "no effect" in said.getvalue():
+            raise ValueError(said.getvalue().strip().removeprefix("note: "))
+        return args
+
+
+class Plan:
+    """A study in its folders.
+
+    Args:
+        study: its table.
+        out_dir: folder of its results.
+        data_dir: folder of the data sets.
+        threads: of each command.
+    """
+
+    def __init__(self, study: Study, out_dir: Path, data_dir: Path, threads: int = 1) -> None:
+        self.study, self.out_dir, self.data_dir = study, out_dir, data_dir
+        self.threads = threads
+        self.data: Mapping[str, Data] = {data.name: data for data in study.data}
+        self.measures: Mapping[str, Measures] = {m.kind: m for m in study.measures}
+        self._commands: dict[Job, Command] = {}
+        self._args: dict[Job, argparse.Namespace] = {}
+
+    # --- which, in which order --------------------------------------------------------------------
+    def trials(self) -> Iterator[Job]:
+        """Each optimizer's own, seed after seed."""
+        for seed in self.study.trials.seeds:
+            for data in self.study.data:
+                for optimizer in self.study.optimizers:
+                    if optimizer.has_trials:
+                        yield from self._values(data.name, optimizer, seed)
+
+    def _values(self, data: str, optimizer: Optimizer, seed: int) -> Iterator[Job]:
+        for fold in self.study.trials.folds:
+            for value in optimizer.values:
+                yield Job("trials", TRAINING, data, optimizer.name, seed, fold, value)
+
+    def runs(self, seed: int) -> Iterator[Job]:
+        """The trainings of a seed, fold after fold, so that what is there is balanced."""
+        for fold in self.study.folds:
+            for data in self.study.data:
+                for optimizer in self.study.optimizers:
+                    yield Job("runs", TRAINING, data.name, optimizer.name, seed, fold)
+
+    def jobs(self) -> Iterator[Job]:
+        """All, without the values that are still to be chosen: trials, then seed after seed.
+
+        A seed's measures come before the next seed's trainings, so that a study cut short has all
+        of fewer seeds.
+        """
+        yield from self.trials()
+        for seed in self.study.seeds:
+            yield from self.runs(seed)
+            for measures in self.study.measures:
+                yield from self._measured(measures, seed)
+
+    def _measured(self, measures: Measures, seed: int) -> Iterator[Job]:
+        for job in self.runs(seed):
+            which = (job.seed, job.fold, job.data, job.optimizer)
+            among = (measures.seeds, measures.folds, measures.data, measures.optimizers)
+            if all(name in names for name, names in zip(which, among, strict=True)):
+                yield replace(job, stage="measures", kind=measures.kind)
+
+    def label(self, job: Job) -> str:
+        """For people: "MUTAG, SAM, rho 0.05, seed 1, fold 0, spectrum"."""
+        optimizer = self.study.optimizer(job.optimizer)
+        words = [job.data, job.optimizer]
+        words += [] if job.value is None else [f"{optimizer.tuned} {job.value:g}"]
+        words += [f"trial seed {job.seed}" if job.stage == "trials" else f"seed {job.seed}"]
+        words += [] if job.fold is None else [f"fold {job.fold}"]
+        return ", ".join([*words, *([] if job.kind == TRAINING else [job.kind])])
+
+    # --- command lines ----------------------------------------------------------------------------
+    def command(self, job: Job) -> Command:
+        """The command line of a job whose value is known."""
+        if job not in self._commands:
+            make = self._training if job.kind == TRAINING else self._measure
+            self._commands[job] = make(job)
+        return self._commands[job]
+
+    def args(self, job: Job) -> argparse.Namespace:
+        """What its script reads.
+
+        Raises:
+            ValueError: the script would refuse it; the message names the table and the job.
+        """
+        if job not in self._args:
+            try:
+                self._args[job] = self.command(job).parse()
+            except ValueError as error:
+                raise ValueError(f"{self.study.path}, {self.label(job)}: {error}") from error
+        return self._args[job]
+
+    def run_of(self, job: Job) -> Run:
+        """The training that the job is, or whose minimum it measures."""
+        return self.args(self.training_of(job)).run
+
+    def training_of(self, job: Job) -> Job:
+        stage = "runs" if job.stage == "measures" else job.stage
+        return replace(job, stage=stage, kind=TRAINING)
+
+    def log(self, job: Job) -> Path:
+        ending = "" if job.kind == TRAINING else f"_{job.kind}"
+        return self.out_dir / "logs" / f"{self.run_of(job).best.stem}{ending}.log"
+
+    def check(self) -> None:
+        """See that every command line of the study can be read, and that no two share a file.
+
+        Raises:
+            ValueError: names the table and the job.
+        """
+        names: dict[Path, Job] = {}
+        for job in self._all_values():
+            args = self.args(job)
+            if job.kind != TRAINING:
+                continue
+            other = names.setdefault(args.run.best, job)
+            if other != job:
+                raise ValueError(
+                    f"{self.study.path}: {self.label(other)} and {self.label(job)} would write the "
+                    f"same {args.run.best.name}; give them names that differ in letters or digits"
+                )
+
+    def _all_values(self) -> Iterator[Job]:
+        """Every job that there may be, of the first seed and fold: the others are like them."""
+        first = (self.study.seeds[0], self.study.folds[0])
+        trials = self.study.trials
+        yield from (job for job in self.trials() if job.fold == trials.folds[0])
+        for job in self.jobs():
+            if job.stage == "runs" and (job.seed, job.fold) == first:
+                values = self.study.optimizer(job.optimizer).values
+                yield from (replace(job, value=value) for value in values)
+        for measures in self.study.measures:
+            job = next(self._measured(measures, measures.seeds[0]))
+            yield replace(job, value=self.study.optimizer(job.optimizer).values[0])
+
+    def _training(self, job: Job) -> Command:
+        study, optimizer = self.study, self.study.optimizer(job.optimizer)
+        trial = study.trials.flags if job.stage == "trials" else {}
+        flags: dict[str, Any] = {**study.flags, **self.data[job.data].flags}
+        flags |= {**optimizer.flags, **trial, **study.changes}
+        if optimizer.times_epochs > 1:
+            flags["epochs"] = self._epochs(flags) * optimizer.times_epochs
+        assert job.value is not None, job
+        flags[optimizer.tuned] = job.value
+        flags |= {"seed": job.seed} if job.fold is None else {"seed": job.seed, "fold": job.fold}
+        flags["tag"] = self._tag(job, flags)
+        return self._with_folders(study.script, [*words(flags), "--resume"])
+
+    def _epochs(self, flags: Flags) -> int:
+        return self._with_folders(self.study.script, words(flags)).parse().epochs
+
+    def _tag(self, job: Job, flags: Mapping[str, Any]) -> str:
+        """What the names of a run's files don't say else, of the run alone.
+
+        A table that grows therefore leaves the names of the runs that are there as they are.
+        """
+        optimizer = self.study.optimizer(job.optimizer)
+        dataset = str(flags.get("dataset"))
+        parts = [] if job.data in (dataset, DATA_SETS.get(dataset)) else [job.data]
+        parts += [] if job.optimizer == flags.get("optimizer") else [job.optimizer]
+        if optimizer.tuned != "rho":  # which the names have
+            short = "".join(word[0] for word in optimizer.tuned.split("_"))  # lr: 50 characters
+            parts.append(f"{short}{job.value:g}".replace(".", "p").replace("+", ""))
+        return "_".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in parts)
+
+    def _measure(self, job: Job) -> Command:
+        flags = {**self.measures[job.kind].flags, "model_file": str(self.run_of(job).best)}
+        return self._with_folders(SCRIPTS[job.kind], words(flags))
+
+    def _with_folders(self, script: str, flags: list[str]) -> Command:
+        folders = (f"--data_dir={self.data_dir}", f"--out_dir={self.out_dir}")
+        return Command(script, (*flags, f"--threads={self.threads}"), folders)
+
+
+def words(flags: Flags) -> list[str]:
+    """Flags as a command line has them."""
+    return [
+        f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
+        for name, value in flags.items()
+        if value != ""
+    ]

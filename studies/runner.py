@@ -1,0 +1,404 @@
+"""Carry out a study: choose by trials, train, measure; go on where a killed one was.
+
+    python study.py studies/gcn.toml --jobs 2                # two cores
+    python study.py studies/gcn.toml --print --stage trials  # command lines, such as for SLURM
+    python study.py studies/cifar_paper.toml --set epochs=1 --set train_samples=256   # a smoke test
+
+Each run is one of the project's command lines. What is done is skipped, what fails is named and
+the rest goes on; started again, a study does what is missing. docs/study.md tells more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from studies.choice import Choice, Results, as_table, choose, write_choices
+from studies.finished import finished, result
+from studies.plan import STAGES, Job, Plan
+from studies.table import SCRIPTS, Flags, read_study, tomllib
+from studies.workers import Processes, Workers, on_cluster
+from utilities.cli import Parser, positive_int
+from utilities.files import ROOT, locked
+from utilities.interrupt import Interrupted, Interruption
+from utilities.progress import Progress, duration
+from utilities.ranks import Ranks
+
+TICK = 1.0  # seconds between two looks at whether to stop
+
+
+# --- what is done, failed and next ----------------------------------------------------------------
+class Progression:
+    """How far a study is.
+
+    Attributes:
+        waiting: jobs that have not been started, in the study's order, without chosen values.
+        done: jobs whose results are there, with their values.
+        failed: of jobs that failed, why.
+        choices: by data and optimizer.
+    """
+
+    def __init__(self, plan: Plan, jobs: Sequence[Job]) -> None:
+        self.plan, self.waiting = plan, list(jobs)
+        self.done: set[Job] = set()
+        self.failed: dict[Job, str] = {}
+        self.choices: dict[tuple[str, str], Choice] = {}
+        self.results: dict[tuple[str, str], Results] = {}
+        self.trials: dict[tuple[str, str], list[Job]] = defaultdict(list)
+        for job in plan.trials():
+            self.trials[job.data, job.optimizer].append(job)
+        for optimizer in plan.study.optimizers:
+            if optimizer.chosen_for == optimizer.name and not optimizer.has_trials:
+                for data in plan.data:
+                    self.choices[data, optimizer.name] = choose(data, optimizer, {})
+                    self.results[data, optimizer.name] = {}
+
+    def look(self) -> None:
+        """Find what is done already.
+
+        Raises:
+            ValueError: a finished result has other settings than the study's.
+        """
+        for trials in self.trials.values():
+            self.done |= {job for job in trials if finished(self.plan, job)}
+        for key in self.trials:
+            self.choose(*key)
+        left = []
+        for job in self.waiting:
+            valued = self.valued(job)
+            if valued is not None and valued not in self.done and self._ready_or_run(valued):
+                self.done |= {valued} if finished(self.plan, valued) else set()
+            if valued not in self.done:
+                left.append(job)
+        self.waiting = left
+
+    def _ready_or_run(self, job: Job) -> bool:
+        return job.stage != "measures" or self.training_done(job)
+
+    def training_done(self, job: Job) -> bool:
+        """Whether the training is done whose minimum the job, with its value, measures."""
+        training = self.plan.training_of(job)
+        if training not in self.done and finished(self.plan, training):
+            self.done.add(training)
+        return training in self.done
+
+    def valued(self, job: Job) -> Job | None:
+        """The job with its value, if that is known."""
+        if job.value is not None:
+            return job
+        chosen_for = self.plan.study.optimizer(job.optimizer).chosen_for
+        choice = self.choices.get((job.data, chosen_for))
+        return None if choice is None else Job(**{**vars(job), "value": choice.value})
+
+    def choose(self, data: str, optimizer: str) -> bool:
+        """Choose an optimizer's value if all its trials are done; whether that was so."""
+        trials = self.trials[data, optimizer]
+        if (data, optimizer) in self.choices or not set(trials) <= self.done:
+            return False
+        study, results = self.plan.study, defaultdict[float, list[float]](list)
+        for job in trials:
+            content = result(self.plan.args(job))
+            assert content is not None and job.value is not None, job
+            results[job.value].append(content["metrics"][study.trials.select])
+        self.choices[data, optimizer] = choose(data, study.optimizer(optimizer), results)
+        self.results[data, optimizer] = results
+        return True
+
+    def next(self) -> Job | None:
+        """Take the first job that can be started, with its value; None if there is none now."""
+        for index, job in enumerate(self.waiting):
+            valued = self.valued(job)
+            if valued is None or not self._ready_or_run(valued):
+                continue
+            del self.waiting[index]
+            return valued
+        return None
+
+    def reason(self, job: Job) -> str:
+        """What a job waits for."""
+        study, valued = self.plan.study, self.valued(job)
+        if valued is not None:
+            return f"its training: {self.plan.label(self.plan.training_of(valued))}"
+        chosen_for = study.optimizer(job.optimizer).chosen_for
+        return f"the choice of {study.optimizer(chosen_for).tuned} by {chosen_for}'s trials"
+
+    def write_choices(self) -> None:
+        path = self.plan.out_dir / "choice.json"
+        choices, results = list(self.choices.values()), list(self.results.values())
+        write_choices(path, self.plan.study, choices, results)
+
+
+# --- carrying it out ------------------------------------------------------------------------------
+class StudyProgress(Progress):
+    """Runs done, running and failed, and the time left.
+
+    The time is that of the jobs of one kind, data set and optimizer that this process has seen end;
+    where some have none, it says "at least".
+    """
+
+    def __init__(self, state: Progression, slots: int) -> None:
+        super().__init__("runs of the study", len(state.waiting))
+        self.state, self.slots = state, slots
+        self.running: dict[Job, float] = {}
+        self.seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+
+    def begin(self, job: Job) -> None:
+        self.running[job] = time.monotonic()
+
+    def end(self, job: Job) -> None:
+        self.seconds[_kind(job)].append(time.monotonic() - self.running.pop(job))
+        self.update()
+
+    def counted(self) -> str:
+        failed = f", {len(self.state.failed)} failed" if self.state.failed else ""
+        return f"{super().counted()} done, {len(self.running)} running{failed}"
+
+    def rest(self) -> str:
+        means = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
+        now = time.monotonic()
+        known = [means.get(_kind(job)) for job in self.state.waiting]
+        known += [
+            max(means[_kind(job)] - (now - begun), 0.0) if _kind(job) in means else None
+            for job, begun in self.running.items()
+        ]
+        seconds = sum(each for each in known if each is not None) / self.slots
+        if not means or not seconds:
+            return ""
+        return f"{'at least ' if None in known else ''}{duration(seconds)} left"
+
+
+def _kind(job: Job) -> tuple[str, ...]:
+    return (job.kind, job.stage, job.data, job.optimizer)
+
+
+def carry_out(
+    state: Progression, workers: Workers, progress: StudyProgress, interruption: Interruption
+) -> None:
+    """Start what can be started and name what fails, until nothing is left or a signal comes.
+
+    Raises:
+        Interrupted: all jobs have saved and left.
+    """
+    while True:
+        while not interruption.number and len(progress.running) < workers.slots:
+            job = state.next()
+            if job is None:
+                break
+            workers.start(job, state.plan.command(job), state.plan.log(job))
+            progress.begin(job)
+        if not progress.running:
+            break
+        for job, code in workers.ended(TICK):
+            progress.end(job)
+            if not interruption.number:
+                note_end(state, job, code)
+        progress.show()
+        if interruption.number:
+            workers.stop()
+            while progress.running:
+                for job, _ in workers.ended(TICK):
+                    progress.end(job)
+    if interruption.number:
+        again = shlex.join(["python", *sys.argv])
+        raise Interrupted(interruption.number, f"stopped, all is saved; go on with: {again}")
+
+
+def note_end(state: Progression, job: Job, code: int) -> None:
+    """Count a job as done or failed, and choose where that can be done now."""
+    try:
+        done = code == 0 and finished(state.plan, job)
+        why = f"exit code {code}" if code else "its result is not there"
+    except ValueError as error:
+        done, why = False, str(error)
+    if not done:
+        log = state.plan.log(job)
+        state.failed[job] = f"{why}: {last_line(log)} ({log})"
+        print(f"failed: {state.plan.label(job)}: {state.failed[job]}", flush=True)
+        return
+    state.done.add(job)
+    if job.stage == "trials" and state.choose(job.data, job.optimizer):
+        state.write_choices()
+
+
+def last_line(log: Path) -> str:
+    """The last line that a job printed, cut to what a line of a terminal holds."""
+    try:
+        lines = log.read_text("utf-8", errors="backslashreplace").split("\n")
+    except OSError:
+        return "nothing printed"
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing printed")
+
+
+# --- command line ---------------------------------------------------------------------------------
+def assignment(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``, the value as in a table, or text that needs no quotes."""
+    key, sign, value = text.partition("=")
+    if not sign or not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", key):
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        parsed = value
+    if not isinstance(parsed, bool | int | float | str):
+        raise argparse.ArgumentTypeError(f"{text!r}: the value is neither a number nor text")
+    return key, parsed
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("table", type=Path, help="the study, such as studies/gcn.toml")
+    parser.add_argument(
+        "--jobs",
+        type=positive_int,
+        help="how many runs at once on this machine (default: one a core, one with a GPU)",
+    )
+    parser.add_argument("--threads", type=positive_int, default=1, help="CPU threads of each run")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="hand the runs to this Ray cluster, whose machines share the folders; without an "
+        "address to one on this machine",
+    )
+    parser.add_argument("--stage", choices=STAGES, help="only this part of the study")
+    parser.add_argument(
+        "--only",
+        type=pattern,
+        metavar="REGEX",
+        help='only runs whose name fits, such as "MUTAG, SAM, seed 1"',
+    )
+    parser.add_argument(
+        "--print",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="print the command lines and do nothing; comments are what is done or must wait",
+    )
+    parser.add_argument(
+        "--set",
+        type=assignment,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a flag of all trainings in place of the table's; makes it another study, in another "
+        "folder",
+    )
+    parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
+    parser.add_argument(
+        "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Carry out a study as the command line says; exit with 1 if a run failed."""
+    args = parse_args(argv)
+    plan = make_plan(args.table, dict(args.set), args.out_dir, args.data_dir, args.threads)
+    state = Progression(plan, [job for job in plan.jobs() if wanted(args, plan, job)])
+    if args.print:
+        state.look()
+        print("\n".join(lines(state, [job for job in plan.jobs() if wanted(args, plan, job)])))
+        return
+    remedy = "give this one another --out_dir"
+    with locked(plan.out_dir / "choice.json", remedy, doing="carrying out this study"):
+        state.look()
+        if state.choices:
+            state.write_choices()
+        carry_out_all(args, state)
+    if state.failed:
+        sys.exit(1)
+
+
+def make_plan(
+    table: Path, changes: Flags, out_dir: Path | None, data_dir: Path, threads: int = 1
+) -> Plan:
+    """A study's plan, checked.
+
+    Raises:
+        OSError, ValueError: see ``read_study`` and ``Plan.check``.
+    """
+    study = read_study(table, changes)
+    plan = Plan(study, out_dir or ROOT / "outputs" / "studies" / study.name, data_dir, threads)
+    plan.check()
+    return plan
+
+
+def wanted(args: argparse.Namespace, plan: Plan, job: Job) -> bool:
+    return args.stage in (None, job.stage) and (
+        args.only is None or args.only.search(plan.label(job)) is not None
+    )
+
+
+def lines(state: Progression, jobs: Sequence[Job]) -> Iterator[str]:
+    """The command lines of what can be run now, then as comments what is done and what waits."""
+    commands, comments = [], []
+    for job in jobs:
+        valued = state.valued(job)
+        if valued is None:
+            comments.append(f"# waits for {state.reason(job)}: {state.plan.label(job)}")
+            continue
+        line = state.plan.command(valued).line
+        if valued in state.done:
+            comments.append(f"# done: {line}")
+        elif job.stage == "measures" and not state.training_done(valued):
+            comments.append(f"# waits for {state.reason(job)}: {line}")
+        else:
+            commands.append(line)
+    yield from (*commands, *comments)
+
+
+def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
+    """Carry out what is left, and say how that went."""
+    gpu, before = torch.cuda.is_available(), len(state.done)
+    print(f"{before} results are there, {len(state.waiting)} runs are to be done", flush=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    with ExitStack() as stack:
+        if args.ray is None:
+            modules = [script.removesuffix(".py").replace("/", ".") for script in SCRIPTS.values()]
+            modules.append(state.plan.study.script.removesuffix(".py").replace("/", "."))
+            slots = args.jobs or (1 if gpu else os.cpu_count() or 1)
+            workers: Workers = Processes(slots, modules)
+        else:
+            workers = stack.enter_context(on_cluster(args.ray, args.threads, gpu))
+        interruption = stack.enter_context(Interruption(Ranks(torch.device("cpu"))))
+        progress = StudyProgress(state, workers.slots)
+        stack.enter_context(progress)
+        carry_out(state, workers, progress, interruption)
+    print("\n".join(summary(state)))
+
+
+def summary(state: Progression) -> Iterator[str]:
+    """What was chosen, what failed, what waits and how much is done, for people."""
+    study, plan = state.plan.study, state.plan
+    if state.choices:
+        yield as_table(list(state.choices.values()), study.trials.select)
+    for job, why in state.failed.items():
+        yield f"failed: {plan.label(job)}: {why}"
+    for job in state.waiting[:10]:
+        yield f"waits for {state.reason(job)}: {plan.label(job)}"
+    if len(state.waiting) > 10:
+        yield f"and {len(state.waiting) - 10} more wait"
+    counts = {stage: sum(job.stage == stage for job in state.done) for stage in STAGES}
+    planned = study.planned()
+    shown = ", ".join(f"{counts[stage]} of {planned[stage]} {stage}" for stage in STAGES)
+    yield f"{study.name}: {shown} are done, {len(state.failed)} failed; results in {plan.out_dir}"
