@@ -54,7 +54,7 @@ class Command:
 
     @property
     def module(self) -> str:
-        return ".".join(PurePosixPath(self.script).with_suffix("").parts)
+        return module_of(self.script)
 
     @property
     def line(self) -> str:
@@ -78,6 +78,11 @@ class Command:
         if "no effect" in said.getvalue():
             raise ValueError(said.getvalue().strip().removeprefix("note: "))
         return args
+
+
+def module_of(script: str) -> str:
+    """Under which name a script is imported."""
+    return ".".join(PurePosixPath(script).with_suffix("").parts)
 
 
 class Plan:

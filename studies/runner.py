@@ -27,7 +27,7 @@ import torch
 
 from studies.choice import Choice, Results, as_table, choose, write_choices
 from studies.finished import finished, result
-from studies.plan import STAGES, Job, Plan
+from studies.plan import STAGES, Job, Plan, module_of
 from studies.table import SCRIPTS, Flags, read_study, tomllib
 from studies.workers import Processes, Workers, on_cluster
 from utilities.cli import Parser, positive_int
@@ -36,6 +36,7 @@ from utilities.interrupt import Interrupted, Interruption
 from utilities.progress import Progress, duration
 from utilities.ranks import Ranks
 
+DATA = {"GCN": ["DatasetClass.TUD"], "mitbih": ["DatasetClass.mitbih"]}  # scripts import them late
 TICK = 1.0  # seconds between two looks at whether to stop
 
 
@@ -374,8 +375,8 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     with ExitStack() as stack:
         if args.ray is None:
-            modules = [script.removesuffix(".py").replace("/", ".") for script in SCRIPTS.values()]
-            modules.append(state.plan.study.script.removesuffix(".py").replace("/", "."))
+            modules = [module_of(script) for script in SCRIPTS.values()]
+            modules += [module_of(state.plan.study.script), *DATA.get(state.plan.study.task, ())]
             slots = args.jobs or (1 if gpu else os.cpu_count() or 1)
             workers: Workers = Processes(slots, modules)
         else:
