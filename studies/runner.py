@@ -146,7 +146,7 @@ class StudyProgress(Progress):
     """Runs done, running and failed, and the time left.
 
     The time is that of the jobs of one kind, data set and optimizer that this process has seen end;
-    where some have none, it says "at least".
+    where some have none, it says "at least", and where most have none, nothing.
     """
 
     def __init__(self, state: Progression, slots: int) -> None:
@@ -175,7 +175,7 @@ class StudyProgress(Progress):
             for job, begun in self.running.items()
         ]
         seconds = sum(each for each in known if each is not None) / self.slots
-        if not means or not seconds:
+        if 2 * known.count(None) > len(known) or not seconds:
             return ""
         return f"{'at least ' if None in known else ''}{duration(seconds)} left"
 
