@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loss_landscape.my_pyhessian.spectrum_file import read_spectrum, spectrum_paths
+from loss_landscape.sharpness_file import read_sharpness, sharpness_path
 from loss_landscape.surface_file import done, read_surface
 from studies.plan import TRAINING, Job, Plan
 from trainings.options import settings
@@ -30,7 +32,7 @@ def finished(plan: Plan, job: Job) -> bool:
     args = plan.args(job)
     if job.kind == TRAINING:
         return result(args) is not None
-    return _measured(job.kind, plan.run_of(job), args)
+    return _measured(plan, job, args)
 
 
 def result(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -53,22 +55,25 @@ def result(args: argparse.Namespace) -> dict[str, Any] | None:
     return content
 
 
-def _measured(kind: str, run: Run, args: argparse.Namespace) -> bool:
-    path = measure_file(kind, run)
+def _measured(plan: Plan, job: Job, args: argparse.Namespace) -> bool:
+    run = plan.run_of(job)
+    path = measure_file(job.kind, run)
     try:
         sha256 = hashlib.sha256(run.best.read_bytes()).hexdigest()
-        record = read_measure(kind, path)
+        record = read_measure(job.kind, path)
     except (OSError, ValueError):
         return False
-    if record is None:
+    if record is None or not set(getattr(args, "measures", ())) <= set(record.get("measures", ())):
         return False
-    ours = {**_plain(vars(args)), "checkpoint_sha256": sha256}
-    theirs = {**record["arguments"], "checkpoint_sha256": record["checkpoint_sha256"]}
-    ours = {key: value for key, value in ours.items() if key in theirs}
-    theirs = {key: value for key, value in theirs.items() if key in ours}
-    for settings_of in (ours, theirs):  # without the flag it is the training's
-        settings_of["loss_name"] = settings_of.get("loss_name") or TRAINING_LOSS
-    refuse_other(path, theirs, ours, kind, REMEDY)
+    asked, known = _plain(vars(args)), record["arguments"]
+    # What the table doesn't ask for and the file doesn't say is as a newer script has it.
+    names = [k for k in asked if k in known or k in plan.measures[job.kind].flags]
+    ours = {k: asked[k] for k in names if k != "measures"}
+    theirs = {k: known.get(k) for k in ours}
+    for each in (ours, theirs):  # without that flag it is the training's
+        each["loss_name"] = each.get("loss_name") or TRAINING_LOSS
+    ours["checkpoint_sha256"], theirs["checkpoint_sha256"] = sha256, record["checkpoint_sha256"]
+    refuse_other(path, theirs, ours, job.kind, REMEDY)
     return True
 
 
@@ -76,8 +81,7 @@ def measure_file(kind: str, run: Run) -> Path:
     """The file with which a measure of the run's minimum is complete."""
     if kind == "surface":
         return run.surface
-    ending = ".json" if kind == "spectrum" else f"_{kind}.json"
-    return run.spectrum.with_name(run.spectrum.name + ending)
+    return spectrum_paths(run.spectrum)[-1] if kind == "spectrum" else sharpness_path(run.spectrum)
 
 
 def read_measure(kind: str, path: Path) -> dict[str, Any] | None:
@@ -87,18 +91,12 @@ def read_measure(kind: str, path: Path) -> dict[str, Any] | None:
         OSError: not there.
         ValueError: damaged.
     """
-    if kind == "surface":
-        record = dict(read_surface(path).attributes) if done(path).all() else None
-        if record is not None:
-            record["arguments"] = json.loads(str(record.get("arguments", "")))
-    else:
-        record = json.loads(path.read_text("utf-8"))
-    if record is None:
-        return None
-    kinds = (record.get("checkpoint_sha256"), record.get("arguments"))
-    if not (isinstance(kinds[0], str) and isinstance(kinds[1], dict)):
-        raise ValueError(f"{path}: says not what it was measured of; measure it again")
-    return record
+    if kind == "spectrum":
+        return read_spectrum(path).record
+    if kind == "sharpness":
+        return read_sharpness(path)
+    record = dict(read_surface(path).attributes)
+    return {**record, "arguments": json.loads(record["arguments"])} if done(path).all() else None
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -225,8 +225,10 @@ class Plan:
             flags["epochs"] = self._epochs(flags) * optimizer.times_epochs
         assert job.value is not None, job
         flags[optimizer.tuned] = job.value
-        flags |= {"seed": job.seed} if job.fold is None else {"seed": job.seed, "fold": job.fold}
-        flags["tag"] = self._tag(job, flags)
+        flags["seed"] = job.seed
+        flags |= {} if job.fold is None else {"fold": job.fold}
+        tag = self._tag(job, flags)
+        flags |= {"tag": tag} if tag else {}
         return self._with_folders(study.script, [*words(flags), "--resume"])
 
     def _epochs(self, flags: Flags) -> int:
@@ -257,8 +259,12 @@ class Plan:
 
 def words(flags: Flags) -> list[str]:
     """Flags as a command line has them."""
-    return [
-        f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
-        for name, value in flags.items()
-        if value != ""
-    ]
+    found: list[str] = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            found.append(f"--{'' if value else 'no-'}{name}")
+        elif isinstance(value, list):
+            found += [f"--{name}", *map(str, value)]
+        else:
+            found.append(f"--{name}={value}")
+    return found

@@ -25,9 +25,11 @@ from typing import Any
 
 import torch
 
-from studies.choice import Choice, Results, as_table, choose, write_choices
-from studies.finished import finished, result
+from studies.choice import as_table
+from studies.collect import RUNS_FILE, collected, write_runs
+from studies.finished import finished
 from studies.plan import STAGES, Job, Plan, module_of
+from studies.progression import Progression
 from studies.table import SCRIPTS, Flags, read_study, tomllib
 from studies.workers import Processes, Workers, on_cluster
 from utilities.cli import Parser, positive_int
@@ -38,107 +40,6 @@ from utilities.ranks import Ranks
 
 DATA = {"GCN": ["DatasetClass.TUD"], "mitbih": ["DatasetClass.mitbih"]}  # scripts import them late
 TICK = 1.0  # seconds between two looks at whether to stop
-
-
-# --- what is done, failed and next ----------------------------------------------------------------
-class Progression:
-    """How far a study is.
-
-    Attributes:
-        waiting: jobs that have not been started, in the study's order, without chosen values.
-        done: jobs whose results are there, with their values.
-        failed: of jobs that failed, why.
-        choices: by data and optimizer.
-    """
-
-    def __init__(self, plan: Plan, jobs: Sequence[Job]) -> None:
-        self.plan, self.waiting = plan, list(jobs)
-        self.done: set[Job] = set()
-        self.failed: dict[Job, str] = {}
-        self.choices: dict[tuple[str, str], Choice] = {}
-        self.results: dict[tuple[str, str], Results] = {}
-        self.trials: dict[tuple[str, str], list[Job]] = defaultdict(list)
-        for job in plan.trials():
-            self.trials[job.data, job.optimizer].append(job)
-        for optimizer in plan.study.optimizers:
-            if optimizer.chosen_for == optimizer.name and not optimizer.has_trials:
-                for data in plan.data:
-                    self.choices[data, optimizer.name] = choose(data, optimizer, {})
-                    self.results[data, optimizer.name] = {}
-
-    def look(self) -> None:
-        """Find what is done already.
-
-        Raises:
-            ValueError: a finished result has other settings than the study's.
-        """
-        for trials in self.trials.values():
-            self.done |= {job for job in trials if finished(self.plan, job)}
-        for key in self.trials:
-            self.choose(*key)
-        left = []
-        for job in self.waiting:
-            valued = self.valued(job)
-            if valued is not None and valued not in self.done and self._ready_or_run(valued):
-                self.done |= {valued} if finished(self.plan, valued) else set()
-            if valued not in self.done:
-                left.append(job)
-        self.waiting = left
-
-    def _ready_or_run(self, job: Job) -> bool:
-        return job.stage != "measures" or self.training_done(job)
-
-    def training_done(self, job: Job) -> bool:
-        """Whether the training is done whose minimum the job, with its value, measures."""
-        training = self.plan.training_of(job)
-        if training not in self.done and finished(self.plan, training):
-            self.done.add(training)
-        return training in self.done
-
-    def valued(self, job: Job) -> Job | None:
-        """The job with its value, if that is known."""
-        if job.value is not None:
-            return job
-        chosen_for = self.plan.study.optimizer(job.optimizer).chosen_for
-        choice = self.choices.get((job.data, chosen_for))
-        return None if choice is None else Job(**{**vars(job), "value": choice.value})
-
-    def choose(self, data: str, optimizer: str) -> bool:
-        """Choose an optimizer's value if all its trials are done; whether that was so."""
-        trials = self.trials[data, optimizer]
-        if (data, optimizer) in self.choices or not set(trials) <= self.done:
-            return False
-        study, results = self.plan.study, defaultdict[float, list[float]](list)
-        for job in trials:
-            content = result(self.plan.args(job))
-            assert content is not None and job.value is not None, job
-            results[job.value].append(content["metrics"][study.trials.select])
-        self.choices[data, optimizer] = choose(data, study.optimizer(optimizer), results)
-        self.results[data, optimizer] = results
-        return True
-
-    def next(self) -> Job | None:
-        """Take the first job that can be started, with its value; None if there is none now."""
-        for index, job in enumerate(self.waiting):
-            valued = self.valued(job)
-            if valued is None or not self._ready_or_run(valued):
-                continue
-            del self.waiting[index]
-            return valued
-        return None
-
-    def reason(self, job: Job) -> str:
-        """What a job waits for."""
-        study, valued = self.plan.study, self.valued(job)
-        if valued is not None:
-            return f"its training: {self.plan.label(self.plan.training_of(valued))}"
-        chosen_for = study.optimizer(job.optimizer).chosen_for
-        return f"the choice of {study.optimizer(chosen_for).tuned} by {chosen_for}'s trials"
-
-    def write_choices(self) -> None:
-        path = self.plan.out_dir / "choice.json"
-        choices, results = list(self.choices.values()), list(self.results.values())
-        write_choices(path, self.plan.study, choices, results)
 
 
 # --- carrying it out ------------------------------------------------------------------------------
@@ -385,6 +286,7 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
         progress = StudyProgress(state, workers.slots)
         stack.enter_context(progress)
         carry_out(state, workers, progress, interruption)
+    write_runs(state.plan.out_dir / RUNS_FILE, collected(state))
     print("\n".join(summary(state)))
 
 

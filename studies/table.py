@@ -44,13 +44,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Flags = Mapping[str, bool | int | float | str]
+Flag = bool | int | float | str
+Flags = Mapping[str, Flag | Sequence[Flag]]
 MAX_BYTES = 2**20
 MOST = 1000  # seeds, folds or values in a list
 LONGEST = 60  # characters of a name
 SCRIPTS = {
     "surface": "loss_landscape/plot_surface.py",
     "spectrum": "loss_landscape/my_pyhessian/hessian.py",
+    "sharpness": "loss_landscape/sharpness.py",
 }
 SELECT = {"val_acc": "accuracy on validation", "val_f1": "macro F1 on validation"}
 # What a study sets itself, in each command line.
@@ -394,8 +396,8 @@ class _Section:
         flags = self.table("flags", {})
         for name, value in flags.items():
             self.check_flag("flags", name)
-            plain = isinstance(value, str) and value.isprintable() and len(value) <= MOST
-            if not (plain or isinstance(value, bool | int)) and not _finite(value):
+            values = value if isinstance(value, list) and len(value) <= MOST else [value]
+            if not values or not all(map(_is_plain, values)):
                 raise self.error(f"flags.{name}", f"{_shown(value)} is no value of a flag")
         return flags
 
@@ -413,8 +415,11 @@ class _Section:
         return values
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+def _is_plain(value: Any) -> bool:
+    """Whether a command line can have the value."""
+    if isinstance(value, str):
+        return value.isprintable() and len(value) <= MOST
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,156 @@
+"""A study's finished trainings as one table, ``runs.csv``, from which its report can be made again.
+
+A row a training, trial or run, with what was measured of its minimum. Where the study measures
+sharpness, eigenvalues and trace are those measured there, of every minimum on as many samples; else
+those of the spectra. What was not measured is left empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from studies.finished import measure_file, read_measure, result
+from studies.plan import TRAINING, Job, Plan
+from studies.progression import Progression
+from studies.table import Study
+from trainings.optimizers import RHO
+from utilities.files import ROOT, atomic_write
+from utilities.history import read_history
+from utilities.runs import Run
+
+COLUMNS = (
+    *("study", "stage", "data", "optimizer", "base", "seed", "fold", "chosen", "epochs", "passes"),
+    *("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss"),
+    *("best_epoch", "seconds", "lambda_max", "lambda_5", "trace", "trace_standard_error"),
+)
+ORIGIN = ("checkpoint", "sha256", "command")
+KNOWN = frozenset((*COLUMNS, *ORIGIN))
+KINDS = ("sharpness", "spectrum")
+CURVATURE = {"lambda_max": ("lambda_max",), "trace": ("trace", "trace_standard_error")}
+METRICS = ("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss")
+STAGE = {"trials": "trial", "runs": "run"}
+RUNS_FILE = "runs.csv"
+Row = dict[str, Any]
+
+
+def rows(study: Study, out_dir: Path) -> list[Row]:
+    """A row for each finished training of a study, in the study's order.
+
+    Args:
+        study: its table.
+        out_dir: folder of its results.
+
+    Raises:
+        ValueError: a finished result has other settings than the study's.
+    """
+    plan = Plan(study, out_dir, ROOT / "data")
+    state = Progression(plan, list(plan.jobs()))
+    state.look()
+    return collected(state)
+
+
+def collected(state: Progression) -> list[Row]:
+    """The same of a study that has been looked at."""
+    trainings = (state.valued(job) for job in state.plan.jobs() if job.kind == TRAINING)
+    return [row(state, job) for job in trainings if job in state.done]
+
+
+def write_runs(path: Path, found: Sequence[Row]) -> None:
+    """Write the rows; measures of sharpness that any of them has are columns.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    sharpness = dict.fromkeys(name for each in found for name in each if name not in KNOWN)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*COLUMNS, *sharpness, *ORIGIN], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    with atomic_write(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+
+
+def row(state: Progression, job: Job) -> Row:
+    """What there is of one finished training."""
+    plan, study = state.plan, state.plan.study
+    args, content = plan.args(job), result(plan.args(job))
+    assert content is not None and job.value is not None, job
+    best: Path = args.run.best
+    metrics = {name: content["metrics"].get(name, "") for name in METRICS}
+    return {
+        "study": study.name,
+        "stage": STAGE[job.stage],
+        "data": job.data,
+        "optimizer": job.optimizer,
+        "base": "" if job.optimizer == study.base else study.base,
+        "seed": job.seed,
+        "fold": "" if job.fold is None else job.fold,
+        "chosen": f"{study.optimizer(job.optimizer).tuned}={job.value:g}",
+        "epochs": args.epochs,
+        "passes": round(args.epochs * passes_a_step(args), 6),
+        **metrics,
+        "best_epoch": content["epoch"],
+        "seconds": seconds(args.run),
+        **measured(state, job),
+        "checkpoint": best.relative_to(plan.out_dir).as_posix(),
+        "sha256": hashlib.sha256(best.read_bytes()).hexdigest(),
+        "command": shlex.join(["python", study.script, *plan.command(job).flags]),
+    }
+
+
+def passes_a_step(args: argparse.Namespace) -> float:
+    """Forward and backward passes that a step makes in the mean, those of the ascent with it."""
+    if args.optimizer not in RHO or not args.rho or args.msam:
+        return 1.0
+    return 1.0 + (1.0 - args.sam_start) * args.ascent_fraction / args.every
+
+
+def seconds(run: Run) -> float | str:
+    """How long the run's epochs took together; "" where its history is not there."""
+    try:
+        return round(sum(read_history(run.history)[1]["seconds"]), 3)
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def measured(state: Progression, job: Job) -> Row:
+    """Curvature and sharpness of a run's minimum, as far as they were measured."""
+    sharpness, spectrum = (
+        _record(state, replace(job, stage="measures", kind=kind)) for kind in KINDS
+    )
+    if "sharpness" not in state.plan.measures:
+        return _of_spectrum(spectrum) if spectrum else {}
+    found: Row = {}
+    for name, measure in sharpness.get("measures", {}).items():
+        columns = CURVATURE.get(name, (f"sharpness:{name}", f"sharpness_se:{name}"))
+        values = (measure["value"], measure["standard_error"])
+        found |= {k: v for k, v in zip(columns, values, strict=False) if v is not None}
+    ratio = found.get("sharpness:lambda_max_over_lambda_5")
+    if ratio and "lambda_max" in found:
+        found["lambda_5"] = found["lambda_max"] / ratio
+    return found
+
+
+def _of_spectrum(record: dict[str, Any]) -> Row:
+    largest = sorted(record["eigenvalues"], reverse=True)
+    return {
+        "lambda_max": record["lambda_max"],
+        "lambda_5": largest[4] if len(largest) > 4 else "",
+        "trace": record["trace"],
+        "trace_standard_error": record["trace_standard_error"] or "",
+    }
+
+
+def _record(state: Progression, job: Job) -> dict[str, Any]:
+    if job not in state.done:
+        return {}
+    record = read_measure(job.kind, measure_file(job.kind, state.plan.run_of(job)))
+    return record or {}
