@@ -28,6 +28,7 @@ from utilities.runs import DATA_SETS, identity
 
 PARTS = {"train": "training", "val": "validation"}
 ROWS = {"loss": "loss", "acc": "accuracy (%)", "f1": "macro F1 (%)"}
+FEW = 6  # runs; their band may be wider than all of them
 LOG_FROM = 20.0  # a loss whose largest value is this many times its smallest gets a log axis
 
 
@@ -39,11 +40,13 @@ class Curve:
         settings: all that define it.
         values: (runs, epochs) of each column, to the end of the shortest run.
         label: for the legend, from what tells this curve from the others.
+        number: chooses colour and style; None for its place among the curves of a figure.
     """
 
     settings: Settings
     values: dict[str, np.ndarray]
     label: str = ""
+    number: int | None = None
 
 
 def read_curves(paths: Sequence[Path], over: Sequence[str]) -> list[Curve]:
@@ -152,9 +155,11 @@ def draw(curves: Sequence[Curve]) -> Figure:
         for part, ax in zip(PARTS, axes, strict=True):
             ax.grid(alpha=0.25)
             for number, curve in enumerate(curves):
-                draw_curve(ax, curve, f"{part}_{row}", number)
+                look = number if curve.number is None else curve.number
+                draw_curve(ax, curve, f"{part}_{row}", look)
         axes[0].set_ylabel(ROWS[row])
-        set_limits(axes[0], [c.values[f"{part}_{row}"] for part in PARTS for c in curves], row)
+        shown = [extent(c.values[f"{part}_{row}"]) for part in PARTS for c in curves]
+        set_limits(axes[0], shown, row)
     for ax, name in zip(grid[0], PARTS.values(), strict=True):
         ax.set_title(name)
     for ax in grid[-1]:
@@ -173,6 +178,14 @@ def draw_curve(ax: Axes, curve: Curve, name: str, number: int) -> None:
     ax.plot(epochs, mean, marker=marker, ms=3.5, lw=1.6, label=curve.label, **look)
     if len(curve.values[name]) > 1:
         ax.fill_between(epochs, mean - half, mean + half, color=look["color"], alpha=0.15, lw=0)
+
+
+def extent(values: np.ndarray) -> np.ndarray:
+    """What has to be in sight of a curve (runs, epochs): all of few runs, the band of many."""
+    if len(values) < FEW:
+        return values
+    mean, half = mean_and_band(values)
+    return np.stack([mean - half, mean + half]).clip(values.min(), values.max())
 
 
 def set_limits(ax: Axes, values: list[np.ndarray], row: str) -> None:

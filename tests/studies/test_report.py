@@ -1,0 +1,308 @@
+"""A report from a table of runs and their files: its numbers, sentences, pictures and page."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import browser
+import numpy as np
+import pytest
+from conftest import Run
+from histories import run_rows
+from histories import write as write_history
+from PIL import Image
+from study_runs import SHARPNESS, rows, write
+
+from studies import report, report_pictures, report_text
+from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
+from studies.report_page import page
+from studies.report_text import Analysis
+from studies.runs_file import read_runs
+from studies.statistics import kendall, mean_interval
+from studies.table import read_study
+
+
+def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
+    table = write(folder, made)
+    return Analysis(Results(read_study(table), read_runs(folder / "runs.csv")))
+
+
+def section(text: str, heading: str) -> str:
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+def test_each_is_compared_at_equal_epochs_and_at_equal_passes(tmp_path: Path) -> None:
+    results = analysis(tmp_path, rows()).results
+    twice = "ADAM, twice the epochs"
+    assert results.partners("MUTAG", "SAM") == {"equal epochs": "ADAM", "equal passes": twice}
+    assert results.partners("MUTAG", twice) == {"2 x the epochs": "ADAM"}
+    assert results.partners("MUTAG", "ADAM") == {}
+    made = rows()
+    for row in made:
+        row["passes"] = 10 if row["optimizer"] == "SAM" else row["passes"]
+    results = analysis(tmp_path, made).results
+    assert results.partners("MUTAG", "SAM") == {"equal epochs and passes": "ADAM"}
+
+
+def test_a_difference_is_of_pairs_with_the_overlap_of_their_folds(tmp_path: Path) -> None:
+    made = rows(SAM=2.0)
+    done = analysis(tmp_path, made)
+    by_key = {(r["data"], r["optimizer"], r["seed"], r["fold"]): r["test_acc"] for r in made}
+    # Of 10 folds the other 9 train, but for a tenth of them; the second data set has 5.
+    for data, ratio in (("MUTAG", 1 / 8.1), ("A | B <i>", 1 / 3.6)):
+        ours = next(c for c in done.of(ACCURACY, data) if c.kind == "equal epochs")
+        pairs = [(s, f) for s in (1, 2) for f in (0, 1, 2)]
+        differences = [by_key[(data, "SAM", *p)] - by_key[(data, "ADAM", *p)] for p in pairs]
+        assert ours.estimate == mean_interval(differences, ratio)
+        assert ours.family == 6 and ours.corrected >= ours.estimate.p
+    flat = next(c for c in done.of(LAMBDA_MAX, "MUTAG") if c.kind == "equal epochs")
+    assert flat.ratio and 0.2 < np.exp(flat.estimate.value) < 0.3
+
+
+def test_runs_without_a_partner_are_left_out_and_named(tmp_path: Path) -> None:
+    made = [r for r in rows() if (r["optimizer"], r["seed"], r["fold"]) != ("ADAM", 2, 1)]
+    done = analysis(tmp_path, made)
+    ours = next(c for c in done.of(ACCURACY, "MUTAG") if c.kind == "equal epochs")
+    assert ours.estimate.n == 5 and ours.unpaired == ("SAM, seed 2, fold 1",)
+    said = report_text.missing(done)
+    assert "- MUTAG: ADAM 1" in said and "MUTAG, SAM, seed 2, fold 1" in said
+    assert "34 of 36 planned runs" in report_text.completeness(done.results)
+
+
+def test_values_that_are_not_all_above_zero_are_no_ratio(tmp_path: Path) -> None:
+    made = rows()
+    made[0]["trace"] = -1.0
+    done = analysis(tmp_path, made)
+    trace = done.differences["trace"]
+    assert {(c.data, c.ratio) for c in trace} == {("MUTAG", False), ("A | B <i>", True)}
+    assert "trace (difference)" in report_text.ratios_table(done, "MUTAG")
+
+
+def test_tau_is_over_all_minima_of_a_data_set(tmp_path: Path) -> None:
+    made = rows(["MUTAG"])
+    for row in made[:3]:
+        row[SHARPNESS] = ""
+    done = analysis(tmp_path, made)
+    names = [c.quantity.name for c in done.correlations_of("MUTAG")]
+    assert names == ["lambda_max", "trace", SHARPNESS]
+    last = done.correlations_of("MUTAG")[-1]
+    kept = made[3:]
+    clusters = [(r["seed"], r["fold"]) for r in kept]
+    errors = [100 - r["test_acc"] for r in kept]
+    expected = kendall([r[SHARPNESS] for r in kept], errors, clusters)
+    assert last.tau.value == pytest.approx(expected.value)
+    assert (last.tau.low, last.tau.n) == pytest.approx((expected.low, 15))
+    assert set(last.by_axis) == {"optimizer", "seed", "fold"}
+    assert last.family == 3
+
+
+def test_another_studys_runs_and_trials_alone_are_refused(tmp_path: Path) -> None:
+    made = rows(["MUTAG"])
+    made[0]["optimizer"] = "LION"
+    with pytest.raises(ValueError, match="has no optimizer 'LION'"):
+        analysis(tmp_path, made)
+    with pytest.raises(ValueError, match="no finished run to report on yet"):
+        analysis(tmp_path, [{**row, "stage": "trial"} for row in rows(["MUTAG"])[:1]])
+
+
+# --- text -----------------------------------------------------------------------------------------
+def test_the_answers_follow_the_numbers(tmp_path: Path) -> None:
+    better = report_text.answers(analysis(tmp_path, rows(SAM=4.0)))
+    assert "SAM's test accuracy is better than ADAM's by" in section(better, "Is SAM better?")
+    assert section(better, "Is SAM flatter?").count("SAM's minima are flatter than ADAM's") == 2
+    worse = report_text.answers(analysis(tmp_path, rows(SAM=-4.0)))
+    assert "SAM's test accuracy is worse than ADAM's by" in section(worse, "Is SAM better?")
+    same = section(report_text.answers(analysis(tmp_path, rows())), "Is SAM better?")
+    assert "better" not in same and "worse" not in same and "can't be told apart" in same
+
+
+def test_one_seed_gets_numbers_and_no_verdict(tmp_path: Path) -> None:
+    made = [{**r, "fold": ""} for r in rows(["MUTAG"], SAM=9.0) if (r["seed"], r["fold"]) == (1, 0)]
+    done = analysis(tmp_path, made)
+    text = report_text.answers(done)
+    assert "can't be judged beside ADAM's: one run" in text and "95 % interval" not in text
+    assert "±" not in report_text.results_table(done.results, "MUTAG")
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    gone = dict.fromkeys(("lambda_max", "lambda_5", "trace", SHARPNESS), "")
+    done = analysis(tmp_path, [{**row, **gone} for row in rows(["MUTAG"])])
+    text = report_text.answers(done)
+    assert flatness_quantities(done.results.runs) == []
+    assert "no run has a spectrum" in text and "no measure of sharpness yet" in text
+
+
+def test_a_choice_at_the_edge_is_said(tmp_path: Path) -> None:
+    done = analysis(tmp_path, rows())
+    assert "0.1 (edge)" in report_text.settings(done.results)
+    assert "0.01 (edge)" not in report_text.settings(done.results)
+    assert "SAM on MUTAG" in report_text.edges(done.results)
+    optimizer = done.results.study.optimizer("SAM")
+    assert [report_text.at_edge(v, optimizer) for v in ("0.02", "0.05", "0.10", "x", "")] == [
+        *(True, False, True, False, False)
+    ]
+
+
+def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: Run) -> None:
+    table = write(tmp_path, rows())
+    made = run_here(report.main, table, "--out_dir", tmp_path, "--output", tmp_path / "out")
+    assert made.returncode == 0, made.stderr
+    markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
+    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()]
+        assert len(set(bars)) == 1, lines
+    shown = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
+    assert "default-src 'none'" in shown
+    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
+
+
+# --- files ----------------------------------------------------------------------------------------
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of numbers alone."""
+    folder = tmp_path_factory.mktemp("study")
+    write(folder, rows())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(study: Path) -> Path:
+    """Its report's folder."""
+    output = study / "report"
+    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    return output
+
+
+def test_files_are_small_and_no_others_are_there(reported: Path) -> None:
+    markdown = (reported / "report.md").read_text("utf-8")
+    pictures = set(re.findall(r"\]\(([^)]+)\)", markdown))
+    assert pictures | {"report.md", "report.html", "runs.csv"} == set(os.listdir(reported))
+    assert {"MUTAG_differences.png", "MUTAG_minima.png"} < pictures
+    assert all((reported / name).stat().st_size < 150_000 for name in pictures)
+    assert "36 of 36 planned runs are in this report" in markdown
+
+
+def test_a_report_again_is_the_same_and_takes_old_pictures_away(
+    study: Path, reported: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in reported.iterdir()}
+    output = tmp_path / "again"
+    output.mkdir()
+    (output / "report.md").write_text("![x](gone.png)\n")
+    for name in ("gone.png", "mine.png"):
+        (output / name).write_bytes(b"")
+    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    after = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert after.pop("mine.png") == b"" and after == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "no table", "no runs"])
+def test_bad_input_is_one_line_code_2_and_leaves_the_report(
+    tmp_path: Path, run_here: Run, damage: str
+) -> None:
+    table, output = write(tmp_path, rows(["MUTAG"])), tmp_path / "out"
+    output.mkdir()
+    (output / "report.md").write_text("old")
+    path = tmp_path / "runs.csv"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "nan":
+        path.write_text(path.read_text().replace(",74.", ",nan", 1).replace(",80.0", ",nan", 1))
+    elif damage == "no runs":
+        path.unlink()
+    else:
+        table.write_text("task = 1")
+    done = run_here(report.main, table, "--out_dir", tmp_path, "--output", output)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
+
+
+def test_a_real_runs_files_are_drawn_and_others_left_out(
+    trained: dict[str, Path], tmp_path: Path
+) -> None:
+    best = trained["GCN"]
+    made = rows(["MUTAG"])
+    named = {"checkpoint": str(best), "sha256": digest(best)}
+    sam = [row for row in made if row["optimizer"] == "SAM"]
+    sam[0] |= named
+    sam[1] |= {**named, "sha256": "0" * 64}
+    table = write(tmp_path, made)
+    report.main([str(table), "--out_dir", str(tmp_path), "--output", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "![MUTAG: curves](MUTAG_curves.png)" in text
+    assert "`my_train_GCN_SAM_0.05_TINY.dat`" in text
+    assert "has changed since the table of runs was written" in text.replace("\\", "")
+    assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
+
+
+def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
+    path = write_history(tmp_path / "a.dat", run_rows(0), seed=0)
+    from studies.plot_history import read_curves
+    from utilities.pictures import line_style
+
+    (curve,) = read_curves([path], ["seed"])
+    curve.number = 4
+    figure = report_pictures.draw_histories([curve])
+    assert figure.axes[0].lines[0].get_color() == line_style(4)["color"]
+
+
+def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
+    done = analysis(tmp_path, rows(["MUTAG"]))
+    figure = report_pictures.draw_minima(
+        done.results, "MUTAG", done.correlations, report_pictures.looks(done.results.optimizers)
+    )
+    content = report_pictures.png(figure)
+    path = tmp_path / "p.png"
+    path.write_bytes(content)
+    whole = tmp_path / "whole.png"
+    figure.savefig(whole, dpi=report_pictures.DPI)
+    ours, theirs = (np.asarray(Image.open(p).convert("RGB"), dtype=int) for p in (path, whole))
+    assert np.abs(ours - theirs).max() < 32 and len(content) < 60_000
+
+
+# --- the page -------------------------------------------------------------------------------------
+def test_a_picture_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"x\.png: a picture that the report does not have"):
+        page("![x](x.png)\n", {})
+
+
+@pytest.fixture(scope="module")
+def opened(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """The page in a browser."""
+    if browser.find() is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    with browser.opened(tmp_path_factory.mktemp("profile")) as chromium:
+        chromium.call("Page.navigate", url=(reported / "report.html").as_uri())
+        chromium.wait("document.readyState === 'complete' && document.images.length > 0")
+        yield chromium
+
+
+def test_the_page_shows_all_pictures_without_a_network(
+    opened: browser.Browser, reported: Path
+) -> None:
+    sizes = opened.run("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
+    assert len(sizes) == len(list(reported.glob("*.png")))
+    assert all(natural > 400 and shown > 300 for natural, shown in sizes)
+    assert opened.complaints() == []
+    assert [u for u in opened.requests() if not u.startswith(("file:", "data:"))] == []
+
+
+def test_the_page_fits_its_window_and_its_tables_have_their_cells(opened: browser.Browser) -> None:
+    assert opened.run("document.body.scrollWidth <= window.innerWidth")
+    rows_of = (
+        "[...document.querySelectorAll('table')].map(t => [...t.rows].map(r => r.cells.length))"
+    )
+    assert all(len(set(cells)) == 1 for cells in opened.run(rows_of))
+    assert opened.run("document.title") == "A small study"
+    assert opened.run("[...document.querySelectorAll('td strong')].length") > 0
