@@ -20,6 +20,7 @@ from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Res
 from studies.minima_files import MinimaFiles, names
 from studies.report_page import page
 from studies.report_text import Analysis, code, text
+from studies.runner import assignment
 from studies.runs_file import read_runs
 from studies.table import Study, read_study
 from utilities.cli import Parser, report_files, run
@@ -157,11 +158,12 @@ class Report:
     # --- where it is from -------------------------------------------------------------------------
     def _origin(self) -> str:
         study = self.study
+        changes = "".join(f" --set {key}={value}" for key, value in study.changes.items())
         lines = [
             "The study, and this report:",
             "",
-            f"    python study.py {_shown_path(study.path)}",
-            f"    python study.py report {_shown_path(study.path)}",
+            f"    python study.py {_shown_path(study.path)}{changes}",
+            f"    python study.py report {_shown_path(study.path)}{changes}",
         ]
         origins = self.files.origins()
         if origins:
@@ -216,6 +218,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
     )
     parser.add_argument(
+        "--runs", type=Path, help="the table of runs (default: runs.csv in the folder of results)"
+    )
+    parser.add_argument(
+        "--set",
+        type=assignment,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as the study was carried out with",
+    )
+    parser.add_argument(
         "--output", type=Path, help="folder of the report (default: studies/reports/<table>)"
     )
     return parser.parse_args(argv)
@@ -224,11 +237,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Report as the command line says; return the Markdown's path."""
     args = parse_args(argv)
-    study = read_study(args.table)
+    study = read_study(args.table, dict(args.set))
     out_dir = args.out_dir or ROOT / "outputs" / "studies" / study.name
     output = args.output or ROOT / "studies" / "reports" / study.name
     target(output / "report.md")
-    runs_csv = out_dir / "runs.csv"
+    runs_csv = args.runs or out_dir / "runs.csv"
     results = Results(study, read_runs(runs_csv))
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
     report_files(write(report, runs_csv.read_bytes(), output))
