@@ -126,7 +126,8 @@ class Report:
         curves, paths = self.files.curves(data, self.numbers)
         if not curves:
             return ""
-        figure = report_pictures.draw_histories(curves)
+        folds = self.analysis.results.test_to_train(data) > 0
+        figure = report_pictures.draw_histories(curves, folds)
         return "### Learning curves\n\n" + self._picture(
             data, "curves", figure, f"Mean over runs. Runs: {names(paths)}."
         )

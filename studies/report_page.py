@@ -11,11 +11,11 @@ from markdown_it import MarkdownIt
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
-body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1150px; padding: 0 1rem;
+body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1300px; padding: 0 1rem;
   overflow-wrap: anywhere}
 img {max-width: 100%; height: auto}
 .wide {overflow-x: auto; margin: 1rem 0}
-table {border-collapse: collapse; font-size: 14px; overflow-wrap: normal}
+table {border-collapse: collapse; font-size: 13px; overflow-wrap: normal}
 td, th {border-bottom: 1px solid #ccc; padding: .3rem .6rem; text-align: right; white-space: nowrap}
 td:first-child, th:first-child {text-align: left}
 pre {background: #f4f4f4; padding: .6rem; overflow-x: auto}

@@ -26,6 +26,7 @@ from utilities.pictures import line_style
 DPI = 100
 COLOURS = 256  # of a picture's palette, which makes its file a third as large
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+MOST_BANDS = 4  # more would cover each other
 MOST_PANELS = 6
 MOST_ABREAST = 4
 MOST_TICKS = 5
@@ -38,7 +39,7 @@ def png(figure: Figure) -> bytes:
     figure.savefig(whole, format="png", dpi=DPI)
     image = Image.open(whole).convert("RGB")
     # Other methods melt an optimizer's colour in the legend with the pale ones of many points.
-    palette = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
     palette.save(small, format="PNG", optimize=True)
     return small.getvalue()
 
@@ -162,9 +163,14 @@ def _key(name: str, number: int) -> Line2D:
     return Line2D([], [], marker=mark(number), color=colour, ls="", label=plain(name))
 
 
-def draw_histories(curves: Sequence[Curve]) -> Figure:
-    """Learning curves, training and validation, each the mean over the optimizer's runs."""
-    return draw_curves(curves)
+def draw_histories(curves: Sequence[Curve], folds: bool) -> Figure:
+    """Learning curves, training and validation, each the mean over the optimizer's runs.
+
+    Args:
+        curves: an optimizer each.
+        folds: whether the runs are of folds, whose overlap Student's interval doesn't know.
+    """
+    return draw_curves(curves, bands=not folds and len(curves) <= MOST_BANDS)
 
 
 def draw_surfaces(surfaces: Mapping[str, Surface], name: str) -> Figure:

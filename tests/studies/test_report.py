@@ -20,11 +20,13 @@ from study_runs import SHARPNESS, rows, write
 
 from studies import report, report_pictures, report_text
 from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
+from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runs_file import read_runs
 from studies.statistics import kendall, mean_interval
 from studies.table import read_study
+from utilities.pictures import line_style
 
 
 def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
@@ -248,13 +250,25 @@ def test_a_real_runs_files_are_drawn_and_others_left_out(
 
 def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
     path = write_history(tmp_path / "a.dat", run_rows(0), seed=0)
-    from studies.plot_history import read_curves
-    from utilities.pictures import line_style
-
     (curve,) = read_curves([path], ["seed"])
     curve.number = 4
-    figure = report_pictures.draw_histories([curve])
+    figure = report_pictures.draw_histories([curve], folds=False)
     assert figure.axes[0].lines[0].get_color() == line_style(4)["color"]
+
+
+@pytest.mark.parametrize(("folds", "count", "bands"), [(False, 2, 1), (True, 2, 0), (False, 5, 0)])
+def test_bands_are_drawn_where_they_are_right_and_few(
+    folds: bool, count: int, bands: int, tmp_path: Path
+) -> None:
+    curves = []
+    for number in range(count):
+        paths = [tmp_path / f"{number}{seed}.dat" for seed in (0, 1)]
+        for seed, path in enumerate(paths):
+            write_history(path, run_rows(seed), seed=seed, rho=number)
+        curves += read_curves(paths, ["seed"])
+    figure = report_pictures.draw_histories(curves, folds)
+    assert len(figure.axes[0].collections) == bands * count
+    assert ("band" in figure.legends[0].get_title().get_text()) == bool(bands)
 
 
 def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
