@@ -140,6 +140,11 @@ class Results:
         study: its table, which says in which order names are shown.
         runs: of the CSV, trials too.
 
+    Attributes:
+        runs, trials: those that are compared, and those that chose values.
+        data, optimizers: the names that any run has, in the table's order.
+        score: what "better" is of, and the test error what is missing of it to 100 %.
+
     Raises:
         ValueError: a run's data set or optimizer is none of the table's, or there is no run.
     """
@@ -159,6 +164,8 @@ class Results:
                         f"{study.path}: has no {name} {getattr(run, name)!r}, of which the file of "
                         "runs has one; is it another study's?"
                     )
+        # By what validation chose, test samples judge too: heartbeats' accuracy says little.
+        self.score = F1 if study.trials.select == "val_f1" else ACCURACY
         if not self.runs:
             raise ValueError(f"{study.path}: no finished run to report on yet, only trials")
         self.data = [name for name in known["data"] if any(r.data == name for r in self.runs)]
@@ -288,11 +295,8 @@ class Results:
 
     def minima(self, data: str, quantity: Quantity) -> list[tuple[TrainedRun, float, float]]:
         """The runs in which it was measured, with its value and the test error in percent."""
-        found = []
-        for run, value in self._measured(data, quantity):
-            if "test_acc" in run.numbers:
-                found.append((run, value, 100 - run.numbers["test_acc"]))
-        return found
+        found = [(run, value, self.score.of(run)) for run, value in self._measured(data, quantity)]
+        return [(run, value, 100 - score) for run, value, score in found if score is not None]
 
     def _measured(self, data: str, quantity: Quantity) -> list[tuple[TrainedRun, float]]:
         values = [(run, quantity.of(run)) for run in self.runs if run.data == data]

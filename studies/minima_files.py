@@ -33,11 +33,13 @@ class Minimum:
         row: of the table of runs.
         files: the names of its files.
         origin: versions, machine and commit that its checkpoint says.
+        tested: number of its test samples; 0 if the checkpoint doesn't say it.
     """
 
     row: TrainedRun
     files: Run
     origin: dict[str, str]
+    tested: int
 
 
 @dataclass
@@ -85,7 +87,8 @@ class MinimaFiles:
             self.notes.append(str(error))
             return None
         said = {**content["versions"], "commit": content["commit"]}
-        return Minimum(row, files, {key: str(value) for key, value in said.items()})
+        tested = sum(map(sum, content.get("test_confusion", [])))
+        return Minimum(row, files, {key: str(value) for key, value in said.items()}, tested)
 
     def of(self, data: str) -> dict[str, list[Minimum]]:
         """The minima of a data set by optimizer."""
@@ -103,6 +106,10 @@ class MinimaFiles:
             name: list(dict.fromkeys(m.origin[name] for m in self.minima if name in m.origin))
             for name in names
         }
+
+    def tested(self, data: str) -> list[int]:
+        """The different numbers of test samples that a data set's runs have, rising."""
+        return sorted({m.tested for m in self.minima if m.row.data == data and m.tested})
 
     # --- what is drawn ----------------------------------------------------------------------------
     def curves(self, data: str, numbers: Mapping[str, int]) -> tuple[list[Curve], list[Path]]:

@@ -72,7 +72,7 @@ class Report:
         parts = [f"## {text(data)}", report_text.results_table(results, data)]
         parts.append(
             "Mean ± half the 95 % interval over runs. Seconds are those of a run's training, the "
-            "median, with whatever else the machine did."
+            "median, with whatever else the machine did." + self._tested(data)
         )
         parts += ["### Beside the base", report_text.differences_table(analysis, data)]
         parts += [self._differences(data), report_text.in_words(analysis, data)]
@@ -86,6 +86,15 @@ class Report:
             parts += [report_text.correlations_table(analysis, data), self._minima(data)]
         parts += [self._curves(data), self._surfaces(data), self._spectra(data)]
         return "\n\n".join(part for part in parts if part)
+
+    def _tested(self, data: str) -> str:
+        """How many test samples there are, and what one of them is worth."""
+        counts = self.files.tested(data)
+        if not counts:
+            return ""
+        several = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+        worth = f"{100 / counts[0]:.2g} points of accuracy"
+        return f" A test set has {several} samples, so that one of them is worth {worth}."
 
     def _differences(self, data: str) -> str:
         panels: list[tuple[str, list[Comparison]]] = []

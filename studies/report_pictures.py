@@ -127,7 +127,7 @@ def draw_minima(
     for ax in axes.flat[len(shown) :]:
         ax.set_visible(False)
     for row in axes:
-        row[0].set_ylabel("test error (%)")
+        row[0].set_ylabel(f"100 - {results.score.text} (%)")
     figure.legend(
         handles=[_key(name, number) for name, number in numbers.items()],
         loc="outside lower center",

@@ -42,6 +42,8 @@ METHODS = """
 - Intervals are of 95 %, of the mean over runs, by Student's t. Over the folds of a
   cross-validation, whose training sets overlap, the variance is corrected as Nadeau and Bengio
   (2003) have it, n being folds times seeds.
+  Without folds all seeds have the same test
+  samples: the interval is that of other seeds, not that of other samples.
 - Differences are of runs of one seed and one fold, which share split and first weights. P-values
   are corrected by Holm's method over all comparisons of one quantity in this report. Bold, or a
   filled mark, is what interval and corrected p-value both carry; all else can't be told apart,
@@ -49,7 +51,8 @@ METHODS = """
   they are above 0.
 - Equal epochs give SAM two passes through the network a step where its base takes one; at equal
   passes the base trains for more epochs.
-- Tau is Kendall's tau-b of a measure of sharpness and the test error over all minima of a data
+- The test error is what is missing to 100 % of the accuracy, or of macro F1 where validation
+  chose by that. Tau is Kendall's tau-b of it and a measure of sharpness over all minima of a data
   set; above 0, flatter minima have the lower error. Its interval leaves out one seed and fold at a
   time (jackknife of Fisher's z), as their minima share a split. Psi is tau within the groups in
   which only the optimizer, only the seed or only the fold varies, and the mean of these (Jiang et
@@ -132,9 +135,10 @@ def difference_text(c: Comparison | None) -> str:
 # --- the answers ----------------------------------------------------------------------------------
 def answers(analysis: Analysis) -> str:
     """The two questions, and whether it pays, each one sentence a data set."""
+    score = analysis.results.score
     parts = [
-        ("Is SAM flatter?", LAMBDA_MAX, "no run has a spectrum of the Hessian"),
-        ("Is SAM better?", ACCURACY, "no run has a test accuracy"),
+        ("Is SAM flatter?", LAMBDA_MAX, "lambda\\_max was measured of no run"),
+        ("Is SAM better?", score, f"no run has a {score.text}"),
     ]
     lines = []
     for question, quantity, nothing in parts:
@@ -354,9 +358,10 @@ def _by_row(comparisons: Sequence[Comparison]) -> dict[tuple[str, str, str], Com
 
 
 def in_words(analysis: Analysis, data: str) -> str:
-    """A sentence for each comparison of the accuracy."""
+    """A sentence for each comparison of the score."""
     return "\n".join(
-        f"- At {c.kind}: {text(comparison_sentence(c))}." for c in analysis.of(ACCURACY, data)
+        f"- At {c.kind}: {text(comparison_sentence(c))}."
+        for c in analysis.of(analysis.results.score, data)
     )
 
 
@@ -423,7 +428,7 @@ def completeness(results: Results) -> str:
     said = f"{len(results.runs)} of {planned['runs']} planned runs are in this report"
     trials = f"{len(results.trials)} of {planned['trials']} trials"
     measured = sum("lambda_max" in run.numbers for run in results.runs)
-    return f"{said}, and {trials}; {measured} of the runs have a spectrum of the Hessian."
+    return f"{said}, and {trials}; lambda\\_max was measured of {measured} of the runs."
 
 
 def missing(analysis: Analysis) -> str:
@@ -441,7 +446,7 @@ def missing(analysis: Analysis) -> str:
     said = ["Planned runs that are not there:", "", *lines] if lines else []
     unpaired = {
         f"{text(c.data)}, {text(name)}": None
-        for c in analysis.differences.get(ACCURACY.name, [])
+        for c in analysis.differences.get(results.score.name, [])
         for name in c.unpaired
     }
     if unpaired:

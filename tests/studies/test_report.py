@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import browser
+import h5py
 import numpy as np
 import pytest
 from conftest import Run
@@ -18,6 +21,8 @@ from histories import write as write_history
 from PIL import Image
 from study_runs import SHARPNESS, rows, write
 
+from loss_landscape import plot_surface
+from loss_landscape.my_pyhessian import hessian
 from studies import report, report_pictures, report_text
 from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
 from studies.plot_history import read_curves
@@ -26,6 +31,8 @@ from studies.report_text import Analysis
 from studies.runs_file import read_runs
 from studies.statistics import kendall, mean_interval
 from studies.table import read_study
+from trainings import my_train_GCN
+from utilities import cli
 from utilities.pictures import line_style
 
 
@@ -137,7 +144,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     done = analysis(tmp_path, [{**row, **gone} for row in rows(["MUTAG"])])
     text = report_text.answers(done)
     assert flatness_quantities(done.results.runs) == []
-    assert "no run has a spectrum" in text and "no measure of sharpness yet" in text
+    assert "was measured of no run" in text and "no measure of sharpness yet" in text
 
 
 def test_a_choice_at_the_edge_is_said(tmp_path: Path) -> None:
@@ -230,22 +237,85 @@ def test_bad_input_is_one_line_code_2_and_leaves_the_report(
     assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
 
 
-def test_a_real_runs_files_are_drawn_and_others_left_out(
-    trained: dict[str, Path], tmp_path: Path
-) -> None:
-    best = trained["GCN"]
-    made = rows(["MUTAG"])
-    named = {"checkpoint": str(best), "sha256": digest(best)}
-    sam = [row for row in made if row["optimizer"] == "SAM"]
-    sam[0] |= named
-    sam[1] |= {**named, "sha256": "0" * 64}
-    table = write(tmp_path, made)
-    report.main([str(table), "--out_dir", str(tmp_path), "--output", str(tmp_path / "out")])
-    text = (tmp_path / "out" / "report.md").read_text("utf-8")
-    assert "![MUTAG: curves](MUTAG_curves.png)" in text
-    assert "`my_train_GCN_SAM_0.05_TINY.dat`" in text
-    assert "has changed since the table of runs was written" in text.replace("\\", "")
+@pytest.fixture(scope="module")
+def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real study of two optimizers and one seed, with surfaces and spectra."""
+    folder = tmp_path_factory.mktemp("real")
+    made = [row for row in rows(["MUTAG"]) if (row["seed"], row["fold"]) == (1, 0)]
+    made = [row for row in made if row["optimizer"] in ("ADAM", "SAM")]
+    common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
+    for row in made:
+        training = ["--dataset=TINY", "--seed=1", "--fold=0", "--epochs=2", "--hidden_channels=8"]
+        training += [f"--optimizer={row['optimizer']}", *common]
+        run_main(my_train_GCN.main, training)
+        (best,) = (folder / "to_plot").glob(f"model_GCN_{row['optimizer']}_*_seed1.pt")
+        file = f"--model_file={best}"
+        run_main(plot_surface.main, [file, "--x=-1:1:3", "--y=-1:1:3", *common])
+        few = ["--probes=2", "--trace_probes=2", "--lanczos_steps=5", "--top_n=1"]
+        run_main(hessian.main, [file, *few, *common])
+        row |= {"checkpoint": str(best.relative_to(folder)), "sha256": digest(best)}
+    write(folder, made)
+    return folder
+
+
+def run_main(main: cli.Main, argv: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", *argv])
+        main(argv)
+
+
+def report_of(folder: Path, output: Path) -> str:
+    report.main([str(folder / "small.toml"), "--out_dir", str(folder), "--output", str(output)])
+    return (output / "report.md").read_text("utf-8").replace("\\", "")
+
+
+def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
+    text = report_of(real, tmp_path)
+    for kind in ("curves", "surfaces", "spectra"):
+        assert f"![MUTAG: {kind}](MUTAG_{kind}.png)" in text
+        assert Image.open(tmp_path / f"MUTAG_{kind}.png").size[0] > 500
+    for name in (
+        *(
+            "my_train_GCN_ADAM_0.0_TINY_fold0_seed1.dat",
+            "my_train_GCN_SAM_0.05_TINY_fold0_seed1.dat",
+        ),
+        *("model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5", "model_GCN_SAM_rho0.05_TINY_fold0_seed1.h5"),
+        *("GCN_ADAM_seed1_TINY_fold0.json", "GCN_SAM_seed1_TINY_fold0.json"),
+    ):
+        assert f"`{name}`" in text
+    assert "A test set has 4 samples, so that one of them is worth 25 points" in text
     assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
+    assert "Files that were left out" not in text
+
+
+def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    best = next((folder / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    surface = best.with_suffix(".h5")
+    with h5py.File(surface, "r+") as file:
+        file.attrs["checkpoint_sha256"] = "0" * 64
+    text = report_of(folder, tmp_path / "one")
+    assert f"{surface.name} is of another checkpoint than the table names" in text
+    assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
+    best.write_bytes(best.read_bytes()[:-1])
+    text = report_of(folder, tmp_path / "two")
+    assert f"{best.name} has changed since the table of runs was written" in text
+    assert "`GCN_ADAM_seed1_TINY_fold0.json`" in text and "GCN_SAM_seed1" not in text
+
+
+def test_surfaces_taken_in_other_ways_are_no_picture(
+    real: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    best = next((folder / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    best.with_suffix(".h5").unlink()
+    common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
+    run_main(plot_surface.main, [f"--model_file={best}", "--x=-1:1:3", "--y=-2:2:3", *common])
+    text = report_of(folder, tmp_path / "out")
+    assert "no picture of surfaces of MUTAG" in text and "differs from" in text
+    assert "MUTAG_surfaces.png" not in text and "MUTAG_spectra.png" in text
 
 
 def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
