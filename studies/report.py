@@ -15,11 +15,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from studies import report_pictures, report_text
+from studies import report_pictures, report_settings, report_text
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
+from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names
 from studies.report_page import page
-from studies.report_text import Analysis, code, text
+from studies.report_text import Analysis
 from studies.runner import assignment
 from studies.runs_file import read_runs
 from studies.table import Study, read_study
@@ -51,17 +52,17 @@ class Report:
         parts = [
             f"# {text(study.title)}",
             text(study.note),
-            report_text.completeness(results),
+            report_settings.completeness(results),
             report_text.answers(analysis),
             *(self._data_set(data) for data in results.data),
             "## What was run",
-            report_text.plan(results),
-            report_text.settings(results),
-            report_text.edges(results),
+            report_settings.plan(results),
+            report_settings.settings(results),
+            report_settings.edges(results),
             self._origin(),
             "## How to read it",
             report_text.METHODS.strip(),
-            report_text.missing(analysis),
+            report_settings.missing(results, analysis.judged),
             *self._notes(),
         ]
         self.markdown = "\n\n".join(part for part in parts if part) + "\n"
@@ -180,7 +181,7 @@ class Report:
             rows = [[name, "; ".join(map(text, values))] for name, values in origins.items()]
             lines += ["", "What the checkpoints say of where they are from:", ""]
             lines.append(table(["", "value"], rows))
-        commands = report_text.example_commands(
+        commands = report_settings.example_commands(
             self.analysis.results.runs, self.analysis.results.optimizers
         )
         if commands:
