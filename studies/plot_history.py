@@ -28,6 +28,7 @@ from utilities.runs import DATA_SETS, identity
 
 PARTS = {"train": "training", "val": "validation"}
 ROWS = {"loss": "loss", "acc": "accuracy (%)", "f1": "macro F1 (%)"}
+FEW = 6  # runs; their band may be wider than all of them
 LOG_FROM = 20.0  # a loss whose largest value is this many times its smallest gets a log axis
 
 
@@ -39,11 +40,13 @@ class Curve:
         settings: all that define it.
         values: (runs, epochs) of each column, to the end of the shortest run.
         label: for the legend, from what tells this curve from the others.
+        number: chooses colour and style; None for its place among the curves of a figure.
     """
 
     settings: Settings
     values: dict[str, np.ndarray]
     label: str = ""
+    number: int | None = None
 
 
 def read_curves(paths: Sequence[Path], over: Sequence[str]) -> list[Curve]:
@@ -136,8 +139,12 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(axis=0), t.ppf(0.975, runs - 1) * error
 
 
-def draw(curves: Sequence[Curve]) -> Figure:
+def draw(curves: Sequence[Curve], bands: bool = True) -> Figure:
     """One row for each measure, training left and validation right, on one scale a row.
+
+    Args:
+        curves: what is drawn.
+        bands: draw the intervals too.
 
     Raises:
         ValueError: the histories have no loss, accuracy or F1 in common.
@@ -152,27 +159,39 @@ def draw(curves: Sequence[Curve]) -> Figure:
         for part, ax in zip(PARTS, axes, strict=True):
             ax.grid(alpha=0.25)
             for number, curve in enumerate(curves):
-                draw_curve(ax, curve, f"{part}_{row}", number)
+                look = number if curve.number is None else curve.number
+                draw_curve(ax, curve, f"{part}_{row}", look, bands)
         axes[0].set_ylabel(ROWS[row])
-        set_limits(axes[0], [c.values[f"{part}_{row}"] for part in PARTS for c in curves], row)
+        shown = [extent(c.values[f"{part}_{row}"], bands) for part in PARTS for c in curves]
+        set_limits(axes[0], shown, row)
     for ax, name in zip(grid[0], PARTS.values(), strict=True):
         ax.set_title(name)
     for ax in grid[-1]:
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_legend(figure, curves, grid[0, 0])
+    add_legend(figure, curves, grid[0, 0], bands)
     return figure
 
 
-def draw_curve(ax: Axes, curve: Curve, name: str, number: int) -> None:
+def draw_curve(ax: Axes, curve: Curve, name: str, number: int, band: bool = True) -> None:
     """Draw one column of one curve, the ``number``-th of the figure."""
     mean, half = mean_and_band(curve.values[name])
     epochs = np.arange(1, len(mean) + 1)
     look: Any = line_style(number)
     marker = "o" if len(epochs) <= 15 else None
     ax.plot(epochs, mean, marker=marker, ms=3.5, lw=1.6, label=curve.label, **look)
-    if len(curve.values[name]) > 1:
+    if band and len(curve.values[name]) > 1:
         ax.fill_between(epochs, mean - half, mean + half, color=look["color"], alpha=0.15, lw=0)
+
+
+def extent(values: np.ndarray, band: bool = True) -> np.ndarray:
+    """What has to be in sight of a curve (runs, epochs): all of few runs, the band of many."""
+    if not band:
+        return values.mean(axis=0)
+    if len(values) < FEW:
+        return values
+    mean, half = mean_and_band(values)
+    return np.stack([mean - half, mean + half]).clip(values.min(), values.max())
 
 
 def set_limits(ax: Axes, values: list[np.ndarray], row: str) -> None:
@@ -187,12 +206,13 @@ def set_limits(ax: Axes, values: list[np.ndarray], row: str) -> None:
     ax.set_ylim(max(low - margin, 0) if low >= 0 else low - margin, top)
 
 
-def add_legend(figure: Figure, curves: Sequence[Curve], ax: Axes) -> None:
+def add_legend(figure: Figure, curves: Sequence[Curve], ax: Axes, bands: bool) -> None:
     """Name the curves below the axes, and above them the data set if it is one."""
     lines = ax.get_lines()
     widest = max(len(line) for c in curves for line in c.label.splitlines())
     columns = max(1, min(len(curves), 4, 150 // (widest + 8)))
-    band = any(len(v) > 1 for c in curves for v in c.values.values())
+    several = any(len(v) > 1 for c in curves for v in c.values.values())
+    said = "mean of n runs" + (", band: 95 % t interval of the mean" if bands else "")
     figure.legend(
         handles=lines,
         labels=[c.label for c in curves],
@@ -201,7 +221,7 @@ def add_legend(figure: Figure, curves: Sequence[Curve], ax: Axes) -> None:
         frameon=False,
         fontsize=9,
         handlelength=3,
-        title="mean of n runs, band: 95 % t interval of the mean" if band else None,
+        title=said if several else None,
     )
     names = {c.settings.get("dataset", "") for c in curves}
     if len(names) == 1:

@@ -1,0 +1,194 @@
+"""The files of a study's runs that a report draws: histories, surfaces and spectra.
+
+A file counts only if it belongs to the very checkpoint that the table of runs names: after a
+training was repeated, or a file damaged, it is left out and a note says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
+from loss_landscape.surface_file import Surface, read_surface
+from loss_landscape.together import refuse_different
+from studies.comparisons import Results, pair_text
+from studies.plot_history import Curve, read_curves
+from studies.runs_file import TrainedRun
+from utilities import checkpoint
+from utilities.runs import Run
+
+T = TypeVar("T")
+OVER = ("seed", "fold", "tag")  # in which the runs of one curve may differ
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A run whose checkpoint is there.
+
+    Attributes:
+        row: of the table of runs.
+        files: the names of its files.
+        origin: versions, machine and commit that its checkpoint says.
+        tested: number of its test samples; 0 if the checkpoint doesn't say it.
+    """
+
+    row: TrainedRun
+    files: Run
+    origin: dict[str, str]
+    tested: int
+
+
+@dataclass
+class Together(dict[str, T]):
+    """Files of one seed and fold, by optimizer.
+
+    Attributes:
+        which: seed and fold, for people.
+        paths: of the files.
+    """
+
+    which: str = ""
+    paths: list[Path] = field(default_factory=list)
+
+
+class MinimaFiles:
+    """What lies beside a table of runs.
+
+    Args:
+        results: the runs.
+        out_dir: folder that their checkpoints' paths begin in.
+
+    Attributes:
+        minima: the runs whose checkpoints are there.
+        notes: what was left out, and why.
+    """
+
+    def __init__(self, results: Results, out_dir: Path) -> None:
+        self.results, self.out_dir = results, out_dir
+        self.notes: list[str] = []
+        found = [self._find(run) for run in results.runs if run.checkpoint]
+        self.minima = [minimum for minimum in found if minimum is not None]
+
+    def _find(self, row: TrainedRun) -> Minimum | None:
+        path = self.out_dir / row.checkpoint
+        if not path.is_file():
+            return None
+        if hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
+            self.notes.append(f"{row.checkpoint} has changed since the table of runs was written")
+            return None
+        try:
+            content = checkpoint.load(path)
+            files = Run.from_checkpoint(content, path.resolve().parents[1])
+        except ValueError as error:
+            self.notes.append(str(error))
+            return None
+        said = {**content["versions"], "commit": content["commit"]}
+        tested = sum(map(sum, content.get("test_confusion", [])))
+        return Minimum(row, files, {key: str(value) for key, value in said.items()}, tested)
+
+    def of(self, data: str) -> dict[str, list[Minimum]]:
+        """The minima of a data set by optimizer."""
+        groups: dict[str, list[Minimum]] = {}
+        for name in self.results.optimizers:
+            own = [m for m in self.minima if (m.row.data, m.row.optimizer) == (data, name)]
+            if own:
+                groups[name] = own
+        return groups
+
+    def origins(self) -> Mapping[str, list[str]]:
+        """Each thing that the checkpoints say of where they are from, in all its values."""
+        names = dict.fromkeys(key for minimum in self.minima for key in minimum.origin)
+        return {
+            name: list(dict.fromkeys(m.origin[name] for m in self.minima if name in m.origin))
+            for name in names
+        }
+
+    def tested(self, data: str) -> list[int]:
+        """The different numbers of test samples that a data set's runs have, rising."""
+        return sorted({m.tested for m in self.minima if m.row.data == data and m.tested})
+
+    # --- what is drawn ----------------------------------------------------------------------------
+    def curves(self, data: str, numbers: Mapping[str, int]) -> tuple[list[Curve], list[Path]]:
+        """The learning curves, an optimizer each, and their files."""
+        curves, paths = [], []
+        for name, minima in self.of(data).items():
+            own = [m.files.history for m in minima if m.files.history.is_file()]
+            if not own:
+                continue
+            read = read_curves(own, OVER)
+            for curve in read:
+                runs = len(curve.values["epoch"])
+                tuned = "" if len(read) == 1 else f", {curve.label}"
+                curve.label, curve.number = f"{name}{tuned} (n={runs})", numbers[name]
+            curves += read
+            paths += own
+        return curves, paths
+
+    def surfaces(self, data: str) -> Together[Surface]:
+        """Surfaces of one seed and fold, all taken in one way."""
+        read = self._together(data, lambda files: files.surface, _surface)
+        try:
+            if read:
+                refuse_different(read.paths, list(read.values()))
+        except ValueError as error:
+            self.notes.append(f"no picture of surfaces of {data}: {error}")
+            return Together()
+        return read
+
+    def spectra(self, data: str) -> Together[Spectrum]:
+        """Spectra of one seed and fold."""
+        return self._together(data, lambda files: _json(files.spectrum), _spectrum)
+
+    def _together(
+        self, data: str, path_of: Callable[[Run], Path], read: Callable[[Path], tuple[T, Any]]
+    ) -> Together[T]:
+        """The files of that seed and fold of which most optimizers have one."""
+        by_pair: dict[tuple[int, int | None], list[Minimum]] = {}
+        for minima in self.of(data).values():
+            for minimum in minima:
+                if path_of(minimum.files).is_file():
+                    by_pair.setdefault(minimum.row.pair, []).append(minimum)
+        result: Together[T] = Together()
+        if not by_pair:
+            return result
+        pair = max(by_pair, key=lambda key: len(by_pair[key]))
+        result.which = pair_text(pair)
+        for minimum in by_pair[pair]:
+            path = path_of(minimum.files)
+            try:
+                value, sha256 = read(path)
+            except (ValueError, OSError) as error:
+                self.notes.append(str(error))
+                continue
+            if sha256 != minimum.row.sha256:
+                self.notes.append(f"{path.name} is of another checkpoint than the table names")
+                continue
+            result[minimum.row.optimizer] = value
+            result.paths.append(path)
+        return result
+
+
+def _surface(path: Path) -> tuple[Surface, Any]:
+    surface = read_surface(path)
+    if surface.y is None:
+        raise ValueError(f"{path.name} is a line, no surface, and is not drawn")
+    return surface, surface.attributes.get("checkpoint_sha256")
+
+
+def _spectrum(path: Path) -> tuple[Spectrum, Any]:
+    spectrum = read_spectrum(path)
+    return spectrum, spectrum.record.get("checkpoint_sha256")
+
+
+def _json(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.json")
+
+
+def names(paths: Sequence[Path], most: int = 12) -> str:
+    """The files' names, for a caption; of many the first ones."""
+    shown = ", ".join(f"`{path.name}`" for path in paths[:most])
+    return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")

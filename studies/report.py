@@ -1,0 +1,263 @@
+"""Report on a study: Markdown with pictures, and one HTML page that needs no network.
+
+    python study.py report studies/gcn.toml
+
+reads ``runs.csv`` in the folder of the study's results, and draws the histories, surfaces and
+spectra that lie there. All is computed before anything is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from studies import report_pictures, report_settings, report_text
+from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
+from studies.markdown import code, text
+from studies.minima_files import MinimaFiles, names
+from studies.report_page import page
+from studies.report_text import Analysis
+from studies.runner import assignment
+from studies.runs_file import read_runs
+from studies.table import Study, read_study
+from utilities.cli import Parser, report_files, run
+from utilities.files import ROOT, atomic_write, target
+from utilities.tables import table
+
+IMAGE = re.compile(r"^!\[[^\]]*\]\(([\w.-]+\.png)\)$", re.MULTILINE)
+
+
+class Report:
+    """The text of a report and its pictures, in memory.
+
+    Args:
+        study: its table.
+        analysis: of its runs.
+        files: what can be drawn.
+
+    Attributes:
+        markdown: the whole text.
+        pictures: PNG files by name.
+    """
+
+    def __init__(self, study: Study, analysis: Analysis, files: MinimaFiles) -> None:
+        self.study, self.analysis, self.files = study, analysis, files
+        self.numbers = report_pictures.looks([o.name for o in study.optimizers])
+        self.pictures: dict[str, bytes] = {}
+        results = analysis.results
+        parts = [
+            f"# {text(study.title)}",
+            text(study.note),
+            report_settings.completeness(results),
+            report_text.answers(analysis),
+            *(self._data_set(data) for data in results.data),
+            "## What was run",
+            report_settings.plan(results),
+            report_settings.settings(results),
+            report_settings.edges(results),
+            self._origin(),
+            "## How to read it",
+            report_text.METHODS.strip(),
+            report_settings.missing(results, analysis.judged),
+            *self._notes(),
+        ]
+        self.markdown = "\n\n".join(part for part in parts if part) + "\n"
+
+    # --- sections ---------------------------------------------------------------------------------
+    def _data_set(self, data: str) -> str:
+        analysis, results = self.analysis, self.analysis.results
+        parts = [f"## {text(data)}", report_text.results_table(results, data)]
+        parts.append(
+            "Mean ± half the 95 % interval over runs. Seconds are those of a run's training, the "
+            "median, with whatever else the machine did." + self._tested(data)
+        )
+        parts += ["### Beside the base", report_text.differences_table(analysis, data)]
+        parts += [self._differences(data), report_text.in_words(analysis, data)]
+        if analysis.correlations_of(data):
+            parts += ["### Sharpness", report_text.sharpness_table(analysis, data)]
+            parts += [
+                "Times the base's, in pairs of runs:",
+                report_text.ratios_table(analysis, data),
+            ]
+            parts += ["### Sharpness and test error"]
+            parts += [report_text.correlations_table(analysis, data), self._minima(data)]
+        parts += [self._curves(data), self._surfaces(data), self._spectra(data)]
+        return "\n\n".join(part for part in parts if part)
+
+    def _tested(self, data: str) -> str:
+        """How many test samples there are, and what one of them is worth."""
+        counts = self.files.tested(data)
+        if not counts:
+            return ""
+        several = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+        worth = f"{100 / counts[0]:.2g} points of accuracy"
+        return f" A test set has {several} samples, so that one of them is worth {worth}."
+
+    def _differences(self, data: str) -> str:
+        panels: list[tuple[str, list[Comparison]]] = []
+        for quantity in (ACCURACY, F1, LAMBDA_MAX, TRACE):
+            made = [c for c in self.analysis.of(quantity, data) if c.estimate.n > 1]
+            if made and len(panels) < 3:
+                ratio = all(c.ratio for c in made)
+                if quantity.ratio and not ratio:
+                    continue
+                panels.append((report_pictures.quantity_axis(quantity, ratio), made))
+        if not panels:
+            return ""
+        return self._picture(
+            data,
+            "differences",
+            report_pictures.draw_differences(panels, self.numbers),
+            "Paired differences with their 95 % intervals; a filled mark is claimed, an empty one "
+            "can't be told apart. Runs: those of `runs.csv`.",
+        )
+
+    def _minima(self, data: str) -> str:
+        correlations = self.analysis.correlations_of(data)
+        figure = report_pictures.draw_minima(
+            self.analysis.results, data, correlations, self._shown(data)
+        )
+        return self._picture(
+            data,
+            "minima",
+            figure,
+            "Each point is a run's minimum: test error over sharpness. Runs: those of `runs.csv`.",
+        )
+
+    def _shown(self, data: str) -> dict[str, int]:
+        results = self.analysis.results
+        return {name: self.numbers[name] for name in results.optimizers if results.of(data, name)}
+
+    def _curves(self, data: str) -> str:
+        curves, paths = self.files.curves(data, self.numbers)
+        if not curves:
+            return ""
+        folds = self.analysis.results.test_to_train(data) > 0
+        figure = report_pictures.draw_histories(curves, folds)
+        return "### Learning curves\n\n" + self._picture(
+            data, "curves", figure, f"Mean over runs. Runs: {names(paths)}."
+        )
+
+    def _surfaces(self, data: str) -> str:
+        surfaces = self.files.surfaces(data)
+        if not surfaces:
+            return ""
+        figure = report_pictures.draw_surfaces(surfaces, "train_loss")
+        caption = f"Loss around one minimum each, {surfaces.which}. Runs: {names(surfaces.paths)}."
+        return "### Surfaces on one scale\n\n" + self._picture(data, "surfaces", figure, caption)
+
+    def _spectra(self, data: str) -> str:
+        spectra = self.files.spectra(data)
+        if not spectra:
+            return ""
+        figure = report_pictures.draw_spectra(spectra, self.numbers)
+        caption = f"Hessian of one minimum each, {spectra.which}. Runs: {names(spectra.paths)}."
+        return "### Spectra\n\n" + self._picture(data, "spectra", figure, caption)
+
+    def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
+        stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
+        name = f"{stem}_{kind}.png"
+        if name in self.pictures:  # of another data set whose name differs in such characters alone
+            name = f"{stem}_{len(self.pictures)}_{kind}.png"
+        self.pictures[name] = report_pictures.png(figure)
+        return f"![{text(data)}: {kind}]({name})\n\n*{caption}*"
+
+    # --- where it is from -------------------------------------------------------------------------
+    def _origin(self) -> str:
+        study = self.study
+        changes = "".join(f" --set {key}={value}" for key, value in study.changes.items())
+        lines = [
+            "The study, and this report:",
+            "",
+            f"    python study.py {_shown_path(study.path)}{changes}",
+            f"    python study.py report {_shown_path(study.path)}{changes}",
+        ]
+        origins = self.files.origins()
+        if origins:
+            rows = [[name, "; ".join(map(text, values))] for name, values in origins.items()]
+            lines += ["", "What the checkpoints say of where they are from:", ""]
+            lines.append(table(["", "value"], rows))
+        commands = report_settings.example_commands(
+            self.analysis.results.runs, self.analysis.results.optimizers
+        )
+        if commands:
+            lines += ["", "The first run of each optimizer; `runs.csv` has every command line:", ""]
+            lines += [f"- {text(name)}: {code(command)}" for name, command in commands.items()]
+        return "\n".join(lines)
+
+    def _notes(self) -> list[str]:
+        if not self.files.notes:
+            return []
+        notes = list(dict.fromkeys(self.files.notes))
+        return ["Files that were left out:\n\n" + "\n".join(f"- {text(note)}" for note in notes)]
+
+
+def _shown_path(path: Path) -> str:
+    try:
+        return path.resolve().relative_to(ROOT).as_posix()
+    except ValueError:
+        return path.name
+
+
+def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
+    """Write all files, the text last, and remove pictures that only the report before had."""
+    markdown = output / "report.md"
+    before = set(IMAGE.findall(markdown.read_text("utf-8"))) if markdown.is_file() else set()
+    files = {name: content for name, content in report.pictures.items()}
+    files["runs.csv"] = runs_csv
+    files["report.html"] = page(report.markdown, report.pictures).encode()
+    files["report.md"] = report.markdown.encode()
+    written = []
+    for name, content in files.items():
+        with atomic_write(output / name) as part:
+            part.write_bytes(content)
+        written.append(output / name)
+    for name in before - set(files):
+        (output / name).unlink(missing_ok=True)
+    return written
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("table", type=Path, help="the study's table, such as studies/gcn.toml")
+    parser.add_argument(
+        "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, help="the table of runs (default: runs.csv in the folder of results)"
+    )
+    parser.add_argument(
+        "--set",
+        type=assignment,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as the study was carried out with",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder of the report (default: studies/reports/<table>)"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Report as the command line says; return the Markdown's path."""
+    args = parse_args(argv)
+    study = read_study(args.table, dict(args.set))
+    out_dir = args.out_dir or ROOT / "outputs" / "studies" / study.name
+    output = args.output or ROOT / "studies" / "reports" / study.name
+    target(output / "report.md")
+    runs_csv = args.runs or out_dir / "runs.csv"
+    results = Results(study, read_runs(runs_csv))
+    report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
+    report_files(write(report, runs_csv.read_bytes(), output))
+    return output / "report.md"
+
+
+if __name__ == "__main__":
+    run(main)

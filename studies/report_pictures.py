@@ -1,0 +1,206 @@
+"""The pictures of a report; an optimizer has one colour, style and mark in all of them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from loss_landscape.my_pyhessian.density_plot import draw_density
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum
+from loss_landscape.plot_2D import add_colour_bar, draw_surface, grid
+from loss_landscape.scale import make_scale
+from loss_landscape.surface_file import Surface
+from studies.comparisons import Comparison, Correlation, Quantity, Results
+from studies.plot_history import Curve
+from studies.plot_history import draw as draw_curves
+from studies.sentences import carries
+from utilities.pictures import line_style
+
+DPI = 100
+COLOURS = 256  # of a picture's palette, which makes its file a third as large
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+MOST_BANDS = 4  # more would cover each other
+MOST_PANELS = 6
+MOST_ABREAST = 4
+MOST_TICKS = 5
+SPAN = 5.0  # values whose largest is so many times their smallest get a log axis
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG with a palette, some 50 KB."""
+    whole, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png", dpi=DPI)
+    image = Image.open(whole).convert("RGB")
+    # Other methods melt an optimizer's colour in the legend with the pale ones of many points.
+    palette = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
+    palette.save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def looks(optimizers: Sequence[str]) -> dict[str, int]:
+    """The number of each optimizer, by which a picture chooses colour, style and mark."""
+    return {name: number for number, name in enumerate(optimizers)}
+
+
+def mark(number: int) -> str:
+    return MARKS[number % len(MARKS)]
+
+
+def plain(text: str) -> str:
+    """Text in which a dollar begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def draw_differences(
+    panels: Sequence[tuple[str, Sequence[Comparison]]], numbers: Mapping[str, int]
+) -> Figure:
+    """Differences to the base with their intervals, a panel a quantity; filled if claimed.
+
+    Args:
+        panels: of each its axis' label and its comparisons; all list the same ones.
+        numbers: of the optimizers.
+    """
+    rows = list(dict.fromkeys((c.optimizer, c.against, c.kind) for _, cs in panels for c in cs))
+    figure = Figure(figsize=(3.2 * len(panels) + 2.2, 0.36 * len(rows) + 1.3), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (text, comparisons) in zip(axes, panels, strict=True):
+        for c in comparisons:
+            _draw_difference(ax, c, rows.index((c.optimizer, c.against, c.kind)), numbers)
+        ratio = any(c.ratio for c in comparisons)
+        ax.axvline(1 if ratio else 0, color="0.5", lw=1, zorder=0)
+        if ratio:
+            _plain_log(ax)
+        ax.set(xlabel=text, ylim=(len(rows) - 0.4, -0.6))
+        ax.grid(axis="x", alpha=0.25)
+        if not ratio:
+            ax.locator_params(axis="x", nbins=MOST_TICKS)
+    labels = [plain(f"{name} against {base}\n{kind}") for name, base, kind in rows]
+    axes[0].set_yticks(range(len(rows)), labels, fontsize=7.5)
+    return figure
+
+
+def _draw_difference(ax: Axes, c: Comparison, row: int, numbers: Mapping[str, int]) -> None:
+    e, number = c.estimate, numbers[c.optimizer]
+    values = np.array([e.value, e.low, e.high])
+    value, low, high = np.exp(values.clip(None, 700)) if c.ratio else values
+    colour = line_style(number)["color"]
+    claimed = carries(e, c.corrected)
+    ax.plot([low, high], [row, row], color=colour, lw=1.8)
+    ax.plot(value, row, mark(number), color=colour, ms=7, mfc=colour if claimed else "white")
+
+
+def _plain_log(ax: Axes) -> None:
+    """A logarithmic axis with a few plain numbers at it, which don't overlap."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= MOST_TICKS:
+            break
+    if len(ticks) < 2:
+        ticks = list(np.geomspace(low, high, 4)[1:3])
+    ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
+    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+
+
+def draw_minima(
+    results: Results, data: str, correlations: Sequence[Correlation], numbers: Mapping[str, int]
+) -> Figure:
+    """Test error over sharpness, a panel a measure, a point a minimum."""
+    shown = correlations[:MOST_PANELS]
+    abreast = min(len(shown), 3)
+    floors = -(-len(shown) // abreast)
+    figure = Figure(figsize=(max(3.7 * abreast, 6.0), 3.1 * floors + 0.6), layout="constrained")
+    axes = figure.subplots(floors, abreast, sharey=True, squeeze=False)
+    for ax, correlation in zip(axes.flat, shown, strict=False):
+        _draw_minima(ax, results, data, correlation, numbers)
+    for ax in axes.flat[len(shown) :]:
+        ax.set_visible(False)
+    for row in axes:
+        row[0].set_ylabel(f"100 - {results.score.text} (%)")
+    figure.legend(
+        handles=[_key(name, number) for name, number in numbers.items()],
+        loc="outside lower center",
+        ncols=min(len(numbers), 4),
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
+
+
+def _draw_minima(
+    ax: Axes, results: Results, data: str, correlation: Correlation, numbers: Mapping[str, int]
+) -> None:
+    minima = results.minima(data, correlation.quantity)
+    for name, number in numbers.items():
+        own = [(value, error) for run, value, error in minima if run.optimizer == name]
+        if own:
+            x, y = zip(*own, strict=True)
+            colour = line_style(number)["color"]
+            ax.plot(x, y, mark(number), color=colour, ms=4, alpha=0.6, mew=0)
+    values = np.array([value for _, value, _ in minima])
+    if values.min() > 0 and values.max() > SPAN * values.min():
+        _plain_log(ax)
+    tau = correlation.tau
+    span = "" if np.isnan(tau.low) else f" ({tau.low:.2f} to {tau.high:.2f})"
+    said = "no tau" if np.isnan(tau.value) else f"tau {tau.value:.2f}{span}"
+    ax.set_title(plain(f"{correlation.quantity.text}\n{said}"), fontsize=9)
+    ax.grid(alpha=0.25)
+
+
+def _key(name: str, number: int) -> Line2D:
+    colour = line_style(number)["color"]
+    return Line2D([], [], marker=mark(number), color=colour, ls="", label=plain(name))
+
+
+def draw_histories(curves: Sequence[Curve], folds: bool) -> Figure:
+    """Learning curves, training and validation, each the mean over the optimizer's runs.
+
+    Args:
+        curves: an optimizer each.
+        folds: whether the runs are of folds, whose overlap Student's interval doesn't know.
+    """
+    return draw_curves(curves, bands=not folds and len(curves) <= MOST_BANDS)
+
+
+def draw_surfaces(surfaces: Mapping[str, Surface], name: str) -> Figure:
+    """Surfaces from above, on one scale; a cross is the checkpoint."""
+    scale = make_scale([grid(surface, name).filled(np.nan) for surface in surfaces.values()])
+    abreast = min(len(surfaces), MOST_ABREAST)
+    floors = -(-len(surfaces) // abreast)
+    size = (2.6 * abreast + 1.2, 2.75 * floors + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(floors, abreast, sharex=True, sharey=True, squeeze=False)
+    for ax, (label, surface) in zip(axes.flat, surfaces.items(), strict=False):
+        draw_surface(ax, surface, name, scale)
+        ax.set_title(plain(label), fontsize=9)
+        ax.set_aspect("equal")
+        ax.label_outer()
+    for ax in axes.flat[len(surfaces) :]:
+        ax.set_visible(False)
+    add_colour_bar(figure, scale, axes, "training loss")
+    return figure
+
+
+def draw_spectra(spectra: Mapping[str, Spectrum], numbers: Mapping[str, int]) -> Figure:
+    """The densities of the Hessian's spectra on one axis."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    draw_density(figure.subplots(), list(spectra.values()), list(map(plain, spectra)))
+    return figure
+
+
+def quantity_axis(quantity: Quantity, ratio: bool) -> str:
+    """What a panel of differences shows."""
+    if ratio:
+        return f"{quantity.text}, times the base's"
+    return f"difference in {quantity.text}" + (f" ({quantity.unit})" if quantity.unit else "")

@@ -1,0 +1,154 @@
+"""The runs of a study as one CSV, a row a run: read with care, as it may be cut short or edited.
+
+Cells of what was not measured are empty. Columns ``sharpness:<name>`` and ``sharpness_se:<name>``
+are there for each measure that the study has.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+WORDS = ("study", "stage", "data", "optimizer", "base", "seed", "fold", "chosen")
+NUMBERS = (
+    *("epochs", "passes", "val_acc", "val_f1", "test_acc", "test_f1", "test_loss"),
+    *("train_acc", "train_loss", "best_epoch", "seconds"),
+    *("lambda_max", "lambda_5", "trace", "trace_standard_error"),
+)
+ORIGIN = ("checkpoint", "sha256", "command")
+COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)
+SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
+STAGES = ("trial", "run")
+MAX_BYTES = 64 * 2**20
+PERCENT = ("val_acc", "val_f1", "test_acc", "test_f1", "train_acc")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One row.
+
+    Attributes:
+        study, data, optimizer: names of the study's table.
+        stage: "trial", by which a value was chosen, or "run", which is compared.
+        base: the optimizer that it is compared to; "" for that one itself.
+        seed: of the run.
+        fold: of a cross-validation, or None.
+        chosen: the tuned value, such as "rho=0.05".
+        numbers: by column, those that were measured.
+        checkpoint, sha256, command: where its weights lie, what they are, and what made them.
+    """
+
+    study: str
+    stage: str
+    data: str
+    optimizer: str
+    base: str
+    seed: int
+    fold: int | None
+    chosen: str
+    numbers: dict[str, float]
+    checkpoint: str
+    sha256: str
+    command: str
+
+    @property
+    def pair(self) -> tuple[int, int | None]:
+        """Seed and fold: runs of two optimizers that agree in them are a pair."""
+        return self.seed, self.fold
+
+
+def read_runs(path: Path) -> list[TrainedRun]:
+    """Read the CSV.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no row, another header, a row that is cut short, or a cell that can't be; the
+            message names file, row and column.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run the study first, which writes it")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: over {MAX_BYTES >> 20} MB, so no table of a study's runs")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text, so no table of runs") from error
+    if text and not text.endswith("\n"):
+        raise ValueError(f"{path}: its last row is cut short; let the study write it again")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}: no CSV ({error}); let the study write it again") from error
+    if len(rows) < 2:
+        raise ValueError(f"{path}: no runs in it yet; run the study, or wait for its first")
+    header = rows[0]
+    _check_header(path, header)
+    runs = [_run(f"{path}, row {n}", header, row) for n, row in enumerate(rows[1:], start=2)]
+    _refuse_twins(path, runs)
+    return runs
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    missing = [name for name in COLUMNS if name not in header]
+    unknown = [name for name in header if name not in COLUMNS and not SHARPNESS.fullmatch(name)]
+    twice = [name for name in header if header.count(name) > 1]
+    for names, problem in ((missing, "is missing"), (unknown, "is unknown"), (twice, "is twice")):
+        if names:
+            raise ValueError(f"{path}: the column {names[0][:60]!r} {problem} in its header")
+
+
+def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
+    if len(row) != len(header):
+        raise ValueError(f"{where}: {len(row)} cells, expected {len(header)}; was it cut short?")
+    cells = dict(zip(header, row, strict=True))
+    names = [name for name in header if name not in (*WORDS, *ORIGIN)]
+    numbers = {name: _number(where, name, cells[name]) for name in names if cells[name]}
+    for name in ("study", "data", "optimizer"):
+        if not cells[name].isprintable() or not cells[name].strip() or len(cells[name]) > 60:
+            raise ValueError(f"{where}, {name}: {cells[name][:60]!r} is no name")
+    if cells["stage"] not in STAGES:
+        raise ValueError(f"{where}, stage: {cells['stage'][:60]!r} is none of {', '.join(STAGES)}")
+    fold = _whole(where, "fold", cells["fold"]) if cells["fold"] else None
+    return TrainedRun(
+        **{name: cells[name] for name in (*WORDS, *ORIGIN) if name not in ("seed", "fold")},
+        seed=_whole(where, "seed", cells["seed"]),
+        fold=fold,
+        numbers=numbers,
+    )
+
+
+def _whole(where: str, name: str, cell: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", cell, re.ASCII):
+        raise ValueError(f"{where}, {name}: {cell[:60]!r} is no whole number")
+    return int(cell)
+
+
+def _number(where: str, name: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{where}, {name}: {cell[:60]!r} is no finite number; a cell of what was not measured "
+            "is empty"
+        )
+    if name in PERCENT and not 0 <= value <= 100:
+        raise ValueError(f"{where}, {name}: {cell[:60]!r} is no percentage from 0 to 100")
+    return value
+
+
+def _refuse_twins(path: Path, runs: list[TrainedRun]) -> None:
+    seen: dict[tuple[object, ...], int] = {}
+    for number, run in enumerate(runs, start=2):
+        value = run.chosen if run.stage == "trial" else ""
+        key = (run.study, run.stage, run.data, run.optimizer, run.pair, value)
+        if key in seen:
+            raise ValueError(f"{path}: rows {seen[key]} and {number} are of one and the same run")
+        seen[key] = number
+    if len({run.study for run in runs}) > 1:
+        raise ValueError(f"{path}: runs of several studies; a report is of one")

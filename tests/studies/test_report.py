@@ -1,0 +1,270 @@
+"""A report from a table of runs and their files: its numbers, sentences, pictures and page."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import browser
+import h5py
+import numpy as np
+import pytest
+from conftest import Run
+from histories import run_rows
+from histories import write as write_history
+from PIL import Image
+from study_runs import rows, write
+
+from loss_landscape import plot_surface
+from loss_landscape.my_pyhessian import hessian
+from studies import report, report_pictures
+from studies.comparisons import Results
+from studies.plot_history import read_curves
+from studies.report_page import page
+from studies.report_text import Analysis
+from studies.runs_file import read_runs
+from studies.table import read_study
+from trainings import my_train_GCN
+from utilities import cli
+from utilities.pictures import line_style
+
+
+# --- files ----------------------------------------------------------------------------------------
+def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: Run) -> None:
+    table = write(tmp_path, rows())
+    made = run_here(report.main, table, "--out_dir", tmp_path, "--output", tmp_path / "out")
+    assert made.returncode == 0, made.stderr
+    markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
+    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()]
+        assert len(set(bars)) == 1, lines
+    shown = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
+    assert "default-src 'none'" in shown
+    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study of numbers alone."""
+    folder = tmp_path_factory.mktemp("study")
+    write(folder, rows())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(study: Path) -> Path:
+    """Its report's folder."""
+    output = study / "report"
+    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    return output
+
+
+def test_files_are_small_and_no_others_are_there(reported: Path) -> None:
+    markdown = (reported / "report.md").read_text("utf-8")
+    pictures = set(re.findall(r"\]\(([^)]+)\)", markdown))
+    assert pictures | {"report.md", "report.html", "runs.csv"} == set(os.listdir(reported))
+    assert {"MUTAG_differences.png", "MUTAG_minima.png"} < pictures
+    assert all((reported / name).stat().st_size < 150_000 for name in pictures)
+    assert "36 of 36 planned runs are in this report" in markdown
+
+
+def test_a_report_again_is_the_same_and_takes_old_pictures_away(
+    study: Path, reported: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in reported.iterdir()}
+    output = tmp_path / "again"
+    output.mkdir()
+    (output / "report.md").write_text("![x](gone.png)\n")
+    for name in ("gone.png", "mine.png"):
+        (output / name).write_bytes(b"")
+    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    after = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert after.pop("mine.png") == b"" and after == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "no table", "no runs"])
+def test_bad_input_is_one_line_code_2_and_leaves_the_report(
+    tmp_path: Path, run_here: Run, damage: str
+) -> None:
+    table, output = write(tmp_path, rows(["MUTAG"])), tmp_path / "out"
+    output.mkdir()
+    (output / "report.md").write_text("old")
+    path = tmp_path / "runs.csv"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif damage == "nan":
+        path.write_text(path.read_text().replace(",74.", ",nan", 1).replace(",80.0", ",nan", 1))
+    elif damage == "no runs":
+        path.unlink()
+    else:
+        table.write_text("task = 1")
+    done = run_here(report.main, table, "--out_dir", tmp_path, "--output", output)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
+
+
+@pytest.fixture(scope="module")
+def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real study of two optimizers and one seed, with surfaces and spectra."""
+    folder = tmp_path_factory.mktemp("real")
+    made = [row for row in rows(["MUTAG"]) if (row["seed"], row["fold"]) == (1, 0)]
+    made = [row for row in made if row["optimizer"] in ("ADAM", "SAM")]
+    common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
+    for row in made:
+        training = ["--dataset=TINY", "--seed=1", "--fold=0", "--epochs=2", "--hidden_channels=8"]
+        training += [f"--optimizer={row['optimizer']}", *common]
+        run_main(my_train_GCN.main, training)
+        (best,) = (folder / "to_plot").glob(f"model_GCN_{row['optimizer']}_*_seed1.pt")
+        file = f"--model_file={best}"
+        run_main(plot_surface.main, [file, "--x=-1:1:3", "--y=-1:1:3", *common])
+        few = ["--probes=2", "--trace_probes=2", "--lanczos_steps=5", "--top_n=1"]
+        run_main(hessian.main, [file, *few, *common])
+        row |= {"checkpoint": str(best.relative_to(folder)), "sha256": digest(best)}
+    write(folder, made)
+    return folder
+
+
+def run_main(main: cli.Main, argv: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script.py", *argv])
+        main(argv)
+
+
+def report_of(folder: Path, output: Path) -> str:
+    report.main([str(folder / "small.toml"), "--out_dir", str(folder), "--output", str(output)])
+    return (output / "report.md").read_text("utf-8").replace("\\", "")
+
+
+def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
+    text = report_of(real, tmp_path)
+    for kind in ("curves", "surfaces", "spectra"):
+        assert f"![MUTAG: {kind}](MUTAG_{kind}.png)" in text
+        assert Image.open(tmp_path / f"MUTAG_{kind}.png").size[0] > 500
+    for name in (
+        *(
+            "my_train_GCN_ADAM_0.0_TINY_fold0_seed1.dat",
+            "my_train_GCN_SAM_0.05_TINY_fold0_seed1.dat",
+        ),
+        *("model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5", "model_GCN_SAM_rho0.05_TINY_fold0_seed1.h5"),
+        *("GCN_ADAM_seed1_TINY_fold0.json", "GCN_SAM_seed1_TINY_fold0.json"),
+    ):
+        assert f"`{name}`" in text
+    assert "A test set has 4 samples, so that one of them is worth 25 points" in text
+    assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
+    assert "Files that were left out" not in text
+
+
+def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    best = next((folder / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    surface = best.with_suffix(".h5")
+    with h5py.File(surface, "r+") as file:
+        file.attrs["checkpoint_sha256"] = "0" * 64
+    text = report_of(folder, tmp_path / "one")
+    assert f"{surface.name} is of another checkpoint than the table names" in text
+    assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
+    best.write_bytes(best.read_bytes()[:-1])
+    text = report_of(folder, tmp_path / "two")
+    assert f"{best.name} has changed since the table of runs was written" in text
+    assert "`GCN_ADAM_seed1_TINY_fold0.json`" in text and "GCN_SAM_seed1" not in text
+
+
+def test_surfaces_taken_in_other_ways_are_no_picture(
+    real: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    best = next((folder / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    best.with_suffix(".h5").unlink()
+    common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
+    run_main(plot_surface.main, [f"--model_file={best}", "--x=-1:1:3", "--y=-2:2:3", *common])
+    text = report_of(folder, tmp_path / "out")
+    assert "no picture of surfaces of MUTAG" in text and "differs from" in text
+    assert "MUTAG_surfaces.png" not in text and "MUTAG_spectra.png" in text
+
+
+def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
+    path = write_history(tmp_path / "a.dat", run_rows(0), seed=0)
+    (curve,) = read_curves([path], ["seed"])
+    curve.number = 4
+    figure = report_pictures.draw_histories([curve], folds=False)
+    assert figure.axes[0].lines[0].get_color() == line_style(4)["color"]
+
+
+@pytest.mark.parametrize(("folds", "count", "bands"), [(False, 2, 1), (True, 2, 0), (False, 5, 0)])
+def test_bands_are_drawn_where_they_are_right_and_few(
+    folds: bool, count: int, bands: int, tmp_path: Path
+) -> None:
+    curves = []
+    for number in range(count):
+        paths = [tmp_path / f"{number}{seed}.dat" for seed in (0, 1)]
+        for seed, path in enumerate(paths):
+            write_history(path, run_rows(seed), seed=seed, rho=number)
+        curves += read_curves(paths, ["seed"])
+    figure = report_pictures.draw_histories(curves, folds)
+    assert len(figure.axes[0].collections) == bands * count
+    assert ("band" in figure.legends[0].get_title().get_text()) == bool(bands)
+
+
+def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
+    write(tmp_path, rows(["MUTAG"]))
+    study, runs = read_study(tmp_path / "small.toml"), read_runs(tmp_path / "runs.csv")
+    done = Analysis(Results(study, runs))
+    figure = report_pictures.draw_minima(
+        done.results, "MUTAG", done.correlations, report_pictures.looks(done.results.optimizers)
+    )
+    content = report_pictures.png(figure)
+    path = tmp_path / "p.png"
+    path.write_bytes(content)
+    whole = tmp_path / "whole.png"
+    figure.savefig(whole, dpi=report_pictures.DPI)
+    ours, theirs = (np.asarray(Image.open(p).convert("RGB"), dtype=int) for p in (path, whole))
+    assert np.abs(ours - theirs).max() < 32 and len(content) < 60_000
+
+
+# --- the page -------------------------------------------------------------------------------------
+def test_a_picture_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"x\.png: a picture that the report does not have"):
+        page("![x](x.png)\n", {})
+
+
+@pytest.fixture(scope="module")
+def opened(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """The page in a browser."""
+    if browser.find() is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    with browser.opened(tmp_path_factory.mktemp("profile")) as chromium:
+        chromium.call("Page.navigate", url=(reported / "report.html").as_uri())
+        chromium.wait("document.readyState === 'complete' && document.images.length > 0")
+        yield chromium
+
+
+def test_the_page_shows_all_pictures_without_a_network(
+    opened: browser.Browser, reported: Path
+) -> None:
+    sizes = opened.run("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
+    assert len(sizes) == len(list(reported.glob("*.png")))
+    assert all(natural > 400 and shown > 300 for natural, shown in sizes)
+    assert opened.complaints() == []
+    assert [u for u in opened.requests() if not u.startswith(("file:", "data:"))] == []
+
+
+def test_the_page_fits_its_window_and_its_tables_have_their_cells(opened: browser.Browser) -> None:
+    assert opened.run("document.body.scrollWidth <= window.innerWidth")
+    rows_of = (
+        "[...document.querySelectorAll('table')].map(t => [...t.rows].map(r => r.cells.length))"
+    )
+    assert all(len(set(cells)) == 1 for cells in opened.run(rows_of))
+    assert opened.run("document.title") == "A small study"
+    assert opened.run("[...document.querySelectorAll('td strong')].length") > 0

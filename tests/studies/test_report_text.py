@@ -1,0 +1,139 @@
+"""The numbers of a report, and the sentences and tables that are made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study_runs import SHARPNESS, rows, write
+
+from studies import report_settings, report_text
+from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
+from studies.report_text import Analysis
+from studies.runs_file import read_runs
+from studies.statistics import kendall, mean_interval
+from studies.table import read_study
+
+
+def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
+    table = write(folder, made)
+    return Analysis(Results(read_study(table), read_runs(folder / "runs.csv")))
+
+
+def section(text: str, heading: str) -> str:
+    return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+def test_each_is_compared_at_equal_epochs_and_at_equal_passes(tmp_path: Path) -> None:
+    results = analysis(tmp_path, rows()).results
+    twice = "ADAM, twice the epochs"
+    assert results.partners("MUTAG", "SAM") == {"equal epochs": "ADAM", "equal passes": twice}
+    assert results.partners("MUTAG", twice) == {"2 x the epochs": "ADAM"}
+    assert results.partners("MUTAG", "ADAM") == {}
+    made = rows()
+    for row in made:
+        row["passes"] = 10 if row["optimizer"] == "SAM" else row["passes"]
+    results = analysis(tmp_path, made).results
+    assert results.partners("MUTAG", "SAM") == {"equal epochs and passes": "ADAM"}
+
+
+def test_a_difference_is_of_pairs_with_the_overlap_of_their_folds(tmp_path: Path) -> None:
+    made = rows(SAM=2.0)
+    done = analysis(tmp_path, made)
+    by_key = {(r["data"], r["optimizer"], r["seed"], r["fold"]): r["test_acc"] for r in made}
+    # Of 10 folds the other 9 train, but for a tenth of them; the second data set has 5.
+    for data, ratio in (("MUTAG", 1 / 8.1), ("A | B <i>", 1 / 3.6)):
+        ours = next(c for c in done.of(ACCURACY, data) if c.kind == "equal epochs")
+        pairs = [(s, f) for s in (1, 2) for f in (0, 1, 2)]
+        differences = [by_key[(data, "SAM", *p)] - by_key[(data, "ADAM", *p)] for p in pairs]
+        assert ours.estimate == mean_interval(differences, ratio)
+        assert ours.family == 6 and ours.corrected >= ours.estimate.p
+    flat = next(c for c in done.of(LAMBDA_MAX, "MUTAG") if c.kind == "equal epochs")
+    assert flat.ratio and 0.2 < np.exp(flat.estimate.value) < 0.3
+
+
+def test_runs_without_a_partner_are_left_out_and_named(tmp_path: Path) -> None:
+    made = [r for r in rows() if (r["optimizer"], r["seed"], r["fold"]) != ("ADAM", 2, 1)]
+    done = analysis(tmp_path, made)
+    ours = next(c for c in done.of(ACCURACY, "MUTAG") if c.kind == "equal epochs")
+    assert ours.estimate.n == 5 and ours.unpaired == ("SAM, seed 2, fold 1",)
+    said = report_settings.missing(done.results, done.judged)
+    assert "- MUTAG: ADAM 1" in said and "MUTAG, SAM, seed 2, fold 1" in said
+    assert "34 of 36 planned runs" in report_settings.completeness(done.results)
+
+
+def test_values_that_are_not_all_above_zero_are_no_ratio(tmp_path: Path) -> None:
+    made = rows()
+    made[0]["trace"] = -1.0
+    done = analysis(tmp_path, made)
+    trace = done.differences["trace"]
+    assert {(c.data, c.ratio) for c in trace} == {("MUTAG", False), ("A | B <i>", True)}
+    assert "trace (difference)" in report_text.ratios_table(done, "MUTAG")
+
+
+def test_tau_is_over_all_minima_of_a_data_set(tmp_path: Path) -> None:
+    made = rows(["MUTAG"])
+    for row in made[:3]:
+        row[SHARPNESS] = ""
+    done = analysis(tmp_path, made)
+    names = [c.quantity.name for c in done.correlations_of("MUTAG")]
+    assert names == ["lambda_max", "trace", SHARPNESS]
+    last = done.correlations_of("MUTAG")[-1]
+    kept = made[3:]
+    clusters = [(r["seed"], r["fold"]) for r in kept]
+    errors = [100 - r["test_acc"] for r in kept]
+    expected = kendall([r[SHARPNESS] for r in kept], errors, clusters)
+    assert last.tau.value == pytest.approx(expected.value)
+    assert (last.tau.low, last.tau.n) == pytest.approx((expected.low, 15))
+    assert set(last.by_axis) == {"optimizer", "seed", "fold"}
+    assert last.family == 3
+
+
+def test_another_studys_runs_and_trials_alone_are_refused(tmp_path: Path) -> None:
+    made = rows(["MUTAG"])
+    made[0]["optimizer"] = "LION"
+    with pytest.raises(ValueError, match="has no optimizer 'LION'"):
+        analysis(tmp_path, made)
+    with pytest.raises(ValueError, match="no finished run to report on yet"):
+        analysis(tmp_path, [{**row, "stage": "trial"} for row in rows(["MUTAG"])[:1]])
+
+
+# --- text -----------------------------------------------------------------------------------------
+def test_the_answers_follow_the_numbers(tmp_path: Path) -> None:
+    better = report_text.answers(analysis(tmp_path, rows(SAM=4.0)))
+    assert "SAM's test accuracy is better than ADAM's by" in section(better, "Is SAM better?")
+    assert section(better, "Is SAM flatter?").count("SAM's minima are flatter than ADAM's") == 2
+    worse = report_text.answers(analysis(tmp_path, rows(SAM=-4.0)))
+    assert "SAM's test accuracy is worse than ADAM's by" in section(worse, "Is SAM better?")
+    same = section(report_text.answers(analysis(tmp_path, rows())), "Is SAM better?")
+    assert "better" not in same and "worse" not in same and "can't be told apart" in same
+
+
+def test_one_seed_gets_numbers_and_no_verdict(tmp_path: Path) -> None:
+    made = [{**r, "fold": ""} for r in rows(["MUTAG"], SAM=9.0) if (r["seed"], r["fold"]) == (1, 0)]
+    done = analysis(tmp_path, made)
+    text = report_text.answers(done)
+    assert "can't be judged beside ADAM's: one run" in text and "95 % interval" not in text
+    assert "±" not in report_text.results_table(done.results, "MUTAG")
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    gone = dict.fromkeys(("lambda_max", "lambda_5", "trace", SHARPNESS), "")
+    done = analysis(tmp_path, [{**row, **gone} for row in rows(["MUTAG"])])
+    text = report_text.answers(done)
+    assert flatness_quantities(done.results.runs) == []
+    assert "was measured of no run" in text and "no measure of sharpness yet" in text
+
+
+def test_a_choice_at_the_edge_is_said(tmp_path: Path) -> None:
+    done = analysis(tmp_path, rows())
+    assert "0.1 (edge)" in report_settings.settings(done.results)
+    assert "0.01 (edge)" not in report_settings.settings(done.results)
+    assert "SAM on MUTAG" in report_settings.edges(done.results)
+    optimizer = done.results.study.optimizer("SAM")
+    assert [report_settings.at_edge(v, optimizer) for v in ("0.02", "0.05", "0.10", "x", "")] == [
+        *(True, False, True, False, False)
+    ]
