@@ -7,7 +7,6 @@ beside it what the next epoch begins from, so that a run that was killed ends wi
 from __future__ import annotations
 
 import json
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,70 +16,80 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loss_landscape.my_pyhessian.lanczos import Tick, extreme_eigenvalues, no_tick
-from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.my_pyhessian.lanczos import (
+    KrylovSpace,
+    Matvec,
+    Tick,
+    no_tick,
+    without_autocast,
+)
 from loss_landscape.my_pyhessian.stochastic import rademacher
-from loss_landscape.sharpness_measures import largest
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
 ENDING = "_sharpness_epochs.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
-FOLLOWED = 2  # eigenvectors, so that one that overtakes the first is seen
+FOLLOWED = 3  # eigenvectors, so that one that overtakes the first is seen
+SPACE = 40  # vectors that Lanczos holds before it restarts
 RANDOM = 0.1  # length of the random part of a start over that of the eigenvectors' sum
 NUMBERS = ("lambda_max", "residual", "gradient_norm", "products")
 Row = dict[str, Any]
 
 
-def measure_epoch(
-    operator: HessianOperator,
+@without_autocast
+def follow(
+    matvec: Matvec,
     earlier: Tensor | None,
-    max_products: int,
-    tol: float,
+    template: Tensor,
+    max_products: int = 160,
+    tol: float = 1e-3,
     seed: int = 0,
     tick: Tick = no_tick,
 ) -> tuple[Row, Tensor]:
-    """The largest eigenvalue where the weights are, the second one, and the gradient's norm.
+    """The largest eigenvalue of a matrix that has changed a little, and where to begin next time.
 
-    Lanczos begins from the sum of the eigenvectors of an earlier epoch, whose eigenvectors are
-    nearly these. A start that is nothing but one eigenvector would find that one again though
-    another had grown larger; so several are followed, a random vector is added, and the second
-    eigenvalue has to be found as well.
+    Lanczos begins from the sum of the three best Ritz vectors of the matrix before. From the one
+    eigenvector alone it would find that one again though another had grown larger; so three are
+    followed, one product more than that is made at least, and a random vector is added, by which
+    one from below all three comes in, at once or at the next matrix.
 
     Args:
-        operator: of the epoch.
-        earlier: (k, P), eigenvectors of an earlier one; None for the first.
+        matvec: product with the symmetric matrix.
+        earlier: (k, P), what this gave for the matrix before; None begins with a random vector.
+        template: (P,), for size, type and device.
         max_products: where to stop at the latest.
-        tol: residual over the largest magnitude at which both are found.
+        tol: residual over the largest magnitude at which the eigenvalue is known.
         seed: of the random vector.
         tick: called after each product.
 
     Returns:
-        Values by name, and the eigenvectors (k, P) for the next epoch.
+        Values by name, and Ritz vectors (k, P).
 
     Raises:
-        ValueError: a gradient or a product is not finite.
+        ValueError: a product is not finite.
     """
-    like = operator.flat
-    start = rademacher(like.numel(), like, torch.Generator().manual_seed(seed))
+    start = rademacher(template.numel(), template, torch.Generator().manual_seed(seed))
     if earlier is not None:
-        part = RANDOM * (len(earlier) / like.numel()) ** 0.5
-        start = earlier.to(like).sum(dim=0) + part * start
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the row says it
-        pairs = extreme_eigenvalues(
-            operator, start, min(FOLLOWED, like.numel()), max_products, tol, tick,
-            select=largest, copies=False,
-        )  # fmt: skip
-    norm = float(operator.gradient().double().norm())
+        length = RANDOM * (len(earlier) / template.numel()) ** 0.5
+        start = earlier.to(template).sum(dim=0) + length * start
+    space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
+    for products in range(1, max_products + 1):
+        space.extend()
+        values, vectors, residuals = space.ritz()
+        converged = bool(residuals[-1] <= tol * np.abs(values).max())
+        if (converged and products > FOLLOWED) or space.is_whole or not space.beta:
+            break
+        if space.n == space.size and products < max_products:
+            kept = max(space.size // 2, 1)
+            space.restart(vectors[:, -kept:], values[-kept:])
     row = {
-        "lambda_max": float(pairs.values[0]),
-        "residual": float(pairs.residuals[0]),
-        "converged": pairs.converged,
-        "gradient_norm": norm,
-        "products": pairs.products,
+        "lambda_max": float(values[-1]),
+        "residual": float(residuals[-1]),
+        "converged": converged,
+        "products": products,
     }
-    return row, pairs.vectors
+    best = torch.as_tensor(vectors[:, -FOLLOWED:].T.copy()).to(space.basis)
+    return row, best @ space.basis
 
 
 @dataclass

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loss_landscape.edges import Edge, edge_of, rates
-from loss_landscape.epoch_sharpness import ENDING, REMEDY, EpochsFile, Row, measure_epoch
+from loss_landscape.epoch_sharpness import ENDING, REMEDY, EpochsFile, Row, follow
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.own_model import is_own
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -84,10 +84,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="replace what was measured with other settings",
     )
     add_run_flags(parser, seed=0)
-    args = parser.parse_args(argv)
-    if args.max_steps < 2:
-        parser.error("--max_steps 1: two eigenvalues take 2 or more")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -200,9 +197,13 @@ def _measure_missing(
             restored.model.load_state_dict(restored.read_weights(path))
             # A new one sees that the loss is finite at these weights.
             operator = HessianOperator(restored.model, restored.loss, batches, restored.forward)
-            how = (args.max_steps, args.tol, args.seed)
-            row, vectors = measure_epoch(operator, file.start_for(epoch), *how)
-            row |= {"checkpoint_sha256": digests[epoch], "samples": operator.samples}
+            how = (operator.flat, args.max_steps, args.tol, args.seed)
+            row, vectors = follow(operator, file.start_for(epoch), *how)
+            row |= {
+                "gradient_norm": float(operator.gradient().double().norm()),
+                "checkpoint_sha256": digests[epoch],
+                "samples": operator.samples,
+            }
             file.add(epoch, row, vectors)
             progress.update()
 
