@@ -96,7 +96,11 @@ class Restored:
 
 
 def add_restore_flags(
-    parser: Parser, batch_size: int, samples: int | None = None, several: bool = False
+    parser: Parser,
+    batch_size: int,
+    samples: int | None = None,
+    several: bool = False,
+    name: str = "--model_file",
 ) -> None:
     """Add the flags that say which checkpoint, data and loss to look at.
 
@@ -104,14 +108,15 @@ def add_restore_flags(
         parser: takes them.
         batch_size: its default.
         samples: their default number; None takes all.
-        several: whether ``--model_file`` names one or more, a list.
+        several: whether the checkpoint's flag takes one or more, a list.
+        name: of that flag; "model_file" for no flag but a position.
     """
     group = parser.add_argument_group("checkpoint and data")
     group.add_argument(
-        "--model_file",
+        name,
         type=Path,
         nargs="+" if several else None,
-        required=True,
+        **({"required": True} if name.startswith("-") else {}),
         help="the checkpoint (.pt), or a state dict of your own model (.pt, .pth, .safetensors)",
     )
     group.add_argument(

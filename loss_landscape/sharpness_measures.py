@@ -100,8 +100,9 @@ def eigenvalue_ratio(pairs: Eigenpairs) -> Measured:
     if len(pairs.values) < 5:
         return Measured(None, remark=f"{len(pairs.values)} weights have no fifth eigenvalue")
     (first, fifth), (one, five) = pairs.values[[0, 4]], pairs.residuals[[0, 4]]
-    if fifth <= five:
-        return Measured(None, remark=f"lambda_5 is {fifth:.3g}, not above its residual {five:.2g}")
+    least = max(five, 100 * torch.finfo(pairs.vectors.dtype).eps * abs(first))
+    if fifth <= least:
+        return Measured(None, remark=f"lambda_5 is {fifth:.3g}, not known to be above {least:.1g}")
     ratio = float(first / fifth)
     remark = "" if pairs.converged else "not converged; raise --max_steps"
     return Measured(ratio, bound=ratio * float(one / first + five / fifth), remark=remark)
