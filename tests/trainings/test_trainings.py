@@ -77,9 +77,7 @@ def test_a_checkpoint_with_rr_intervals_rebuilds_data_and_model(
     checkpoint.load_weights(model, content, path)
     loss = partial(smooth_crossentropy, smoothing=0.0)
     for split in ("val", "test"):
-        total = evaluate(
-            model, dataset.fixed(split, 64), partial(smooth_crossentropy, smoothing=0.0), 5
-        )
+        total = evaluate(model, dataset.fixed(split, 64), loss, 5)
         assert total.metrics(split).items() <= content["metrics"].items()
         assert total.confusion.tolist() == content[f"{split}_confusion"]
     with pytest.raises(ValueError, match=r"another run, with --rr_intervals True"):
