@@ -7,7 +7,7 @@ beats: N 90,589, S 2,779, V 7,236, F 803, Q 8,039.
 Two ways to split. ``random`` mixes beats, as the Kaggle files do: a patient's beats lie in all
 parts, so accuracies say nothing on unseen patients. ``inter_patient`` keeps patients apart (de
 Chazal et al. 2004); it needs the records, because Kaggle's files don't say whose a beat is. So do
-R-R intervals and beats that begin before the R peak, by which supraventricular beats are known.
+R-R intervals, beats that begin before the R peak and beats with their heights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from DatasetClass.batches import Batch, Dataset
 from DatasetClass.patients import FRACTIONS, inter_patient_split, of_patients, random_split
-from DatasetClass.raw.heartbeats import CLASSES, LENGTH, RATE, RR_INTERVALS
+from DatasetClass.raw.heartbeats import CLASSES, KACHUEE, LENGTH, RATE, RR_INTERVALS, SCALES, Cut
 from DatasetClass.raw.kaggle import PARTS, kaggle_files, read_both
 from DatasetClass.raw.physionet import read_physionet, read_rr
 from DatasetClass.splits import Splits, stratified_split
@@ -47,6 +47,7 @@ class MitBih(Dataset):
         split: "random" over beats, or "inter_patient".
         rr_intervals: add what the R-R intervals say, from the records only.
         before: the R peak a beat begins, in seconds; more than 0 from the records only.
+        scale: "beat", or "record", which keeps heights, from the records only.
 
     Attributes:
         beats: (N, 187 or 191) float32, those that the split uses.
@@ -55,8 +56,8 @@ class MitBih(Dataset):
 
     Raises:
         FileNotFoundError: neither source is there and the records can't be downloaded.
-        ValueError: a damaged file (the message names file and row), an unknown source or split,
-            ``before`` out of range, or of Kaggle's files what they don't have.
+        ValueError: a damaged file (the message names file and row), an unknown source, split or
+            scale, ``before`` out of range, or of Kaggle's files what they don't have.
     """
 
     name = "mitbih"
@@ -81,14 +82,15 @@ class MitBih(Dataset):
         split: str = "random",
         rr_intervals: bool = False,
         before: float = 0.0,
+        scale: str = "beat",
     ) -> None:
-        self.source = choose_source(data_dir, source, split, rr_intervals, before)
-        self.split, self.before = split, before
+        self.split, self.cut = split, Cut(before, scale)
+        self.source = choose_source(data_dir, source, split, rr_intervals, self.cut)
         if self.source == "kaggle":
             self.beats, self.labels, splits = _from_kaggle(data_dir, seed)
             self.record_of = None
         else:
-            loaded = _from_physionet(data_dir, seed, split, rr_intervals, before)
+            loaded = _from_physionet(data_dir, seed, split, rr_intervals, self.cut)
             self.beats, self.labels, self.record_of, splits = loaded
         self.beats, self.labels = self.beats.to(device), self.labels.to(device)
         self.model_args = {"length": LENGTH, "num_classes": len(CLASSES)}
@@ -102,8 +104,8 @@ class MitBih(Dataset):
         if rr_intervals:
             self.model_args["features"] = RR_INTERVALS
             self.data_args["rr_intervals"] = True
-        if before:
-            self.data_args["before"] = before
+        # So are the others: what is the default is not said.
+        self.data_args |= {k: v for k, v in self.cut._asdict().items() if v != getattr(Cut(), k)}
         self.make_splits(splits, batch_size, seed, train_samples)
 
     def fetch(self, indices: Tensor) -> Batch:
@@ -115,29 +117,35 @@ class MitBih(Dataset):
         classes = " ".join(f"{name} {n:,}" for name, n in zip(CLASSES, counts, strict=True))
         split = "split by patient" if self.split == "inter_patient" else "split at random"
         signal = f"{LENGTH} samples at {RATE} Hz from {self.source}, {split}"
-        signal += f", from {self.before:g} s before the R peak on" if self.before else ""
+        signal += f", from {self.cut.before:g} s before the R peak on" if self.cut.before else ""
+        signal += ", scaled by record" if self.cut.scale == "record" else ""
         signal += ", with R-R intervals" if "features" in self.model_args else ""
         return f"{super().describe()}; {signal}; {classes}"
 
 
 def choose_source(
-    data_dir: Path, source: str, split: str, rr_intervals: bool = False, before: float = 0.0
+    data_dir: Path, source: str, split: str, rr_intervals: bool = False, cut: Cut = KACHUEE
 ) -> str:
     """The source that "auto" stands for, or ``source`` itself.
 
     Raises:
-        ValueError: an unknown source or split, ``before`` out of range, or of Kaggle's files what
-            they don't have.
+        ValueError: an unknown source, split or scale, ``before`` out of range, or of Kaggle's
+            files what they don't have.
     """
     if source not in SOURCES or split not in SPLITS:
         known = f"{', '.join(SOURCES)} and {', '.join(SPLITS)}"
         raise ValueError(f"mitbih: source {source!r} or split {split!r} is none of {known}")
-    if not 0 <= before <= MOST_BEFORE:
-        raise ValueError(f"--before {before:g}: from 0 to {MOST_BEFORE} seconds before the R peak")
+    if cut.scale not in SCALES:
+        raise ValueError(f"mitbih: scale {cut.scale!r} is none of {', '.join(SCALES)}")
+    if not 0 <= cut.before <= MOST_BEFORE:
+        raise ValueError(
+            f"--before {cut.before:g}: from 0 to {MOST_BEFORE} seconds before the R peak"
+        )
     lacking = {
         "which patient a beat is from; --split inter_patient": split == "inter_patient",
         "how far apart beats are; --rr_intervals": rr_intervals,
-        "what is before the R peak; --before": before > 0,
+        "what is before the R peak; --before": cut.before > 0,
+        "how high a beat is; --scale record": cut.scale == "record",
     }
     asked = [what for what, wanted in lacking.items() if wanted]
     if asked and source == "kaggle":
@@ -159,10 +167,10 @@ def _from_kaggle(data_dir: Path, seed: int) -> tuple[Tensor, Tensor, Splits]:
 
 
 def _from_physionet(
-    data_dir: Path, seed: int, split: str, rr_intervals: bool, before: float
+    data_dir: Path, seed: int, split: str, rr_intervals: bool, cut: Cut
 ) -> tuple[Tensor, Tensor, Tensor, Splits]:
     """Beats, labels and records, copied out of the mapped files, and the splits."""
-    arrays = read_physionet(data_dir, before)
+    arrays = read_physionet(data_dir, cut)
     beats, records = (torch.from_numpy(np.array(arrays[name])) for name in ("beats", "records"))
     if rr_intervals:
         beats = torch.cat([beats, torch.from_numpy(np.array(read_rr(data_dir)))], dim=1)

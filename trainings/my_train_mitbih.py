@@ -68,6 +68,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the R peak each beat begins, in s, at most 0.5; 0 as in Kaggle's files, 0.2 has the "
         "P wave; more than 0 from the PhysioNet records",
     )
+    group.add_argument(
+        "--scale",
+        choices=["beat", "record"],
+        default="beat",
+        help="beat: each from 0 to 1, as in Kaggle's files; record: beats keep their heights, in "
+        "standard deviations of their record, from the PhysioNet records",
+    )
     group = parser.add_argument_group("model")
     group.add_argument("--dim", type=positive_int, default=64, help="width, a multiple of --heads")
     group.add_argument("--heads", type=positive_int, default=4, help="attention heads")
@@ -103,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             split=args.split,
             rr_intervals=args.rr_intervals,
             before=args.before,
+            scale=args.scale,
         )
 
     # model

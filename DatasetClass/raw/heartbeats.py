@@ -15,10 +15,13 @@ The published values aren't reproduced sample by sample: the paper names no filt
 resampling (here scipy's polyphase filter), and its windows may start elsewhere.
 
 A beat cut so says nothing on whether it came early, which is what a supraventricular beat is known
-by, and begins after the P wave, which it may lack. ``rr_intervals`` and ``before`` give both.
+by. It begins after the P wave, which such a beat may lack, and has lost its height, which sets a
+ventricular beat apart. ``rr_intervals`` and another ``Cut`` give all three.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,34 +32,61 @@ CLASSES = ("N", "S", "V", "F", "Q")
 RR_INTERVALS = 4  # numbers that ``rr_intervals`` gives of a beat
 LOCAL = 10  # R-R intervals of the local mean
 EARLY = 1.25  # base of the logarithms: a beat that comes a fifth early has -1
-Beats = tuple[np.ndarray, np.ndarray]  # (beats, 187) float32 from 0 to 1, (beats,) int64
+SCALES = ("beat", "record")
+Beats = tuple[np.ndarray, np.ndarray]  # (beats, 187) float32, (beats,) int64
 
 
-def cut_beats(signal: np.ndarray, rate: int, peaks: np.ndarray, before: float = 0.0) -> np.ndarray:
+class Cut(NamedTuple):
+    """How beats are cut; the default is that of the published set.
+
+    Attributes:
+        before: the R peak a beat begins, in seconds.
+        scale: "beat": from its own minimum, 0, to its maximum, 1. "record": in standard deviations
+            of the whole record from its median, so that a record's beats keep their heights.
+    """
+
+    before: float = 0.0
+    scale: str = "beat"
+
+    @property
+    def samples(self) -> int:
+        """``before`` in samples at 125 Hz."""
+        return round(self.before * RATE)
+
+
+KACHUEE = Cut()
+
+
+def cut_beats(signal: np.ndarray, rate: int, peaks: np.ndarray, cut: Cut = KACHUEE) -> np.ndarray:
     """Cut and normalise all beats but the last, which has no R-R interval.
 
     Args:
         signal: (samples,), one lead.
         rate: of the signal, in Hz.
         peaks: (beats,), times of the R peaks in seconds, rising.
-        before: the R peak a beat begins, in seconds; the record's first sample stands for what
-            lies before it.
+        cut: where beats begin, and their scale; the record's first sample stands for what lies
+            before it.
 
     Returns:
-        (beats - 1, 187) float32 from 0 to 1 at 125 Hz; a beat of constant signal is all 0.
+        (beats - 1, 187) float32 at 125 Hz, padded with 0; a beat of constant signal is all 0.
     """
     from scipy.signal import resample_poly
 
     # "line" takes the offset away first, which would ring at the ends.
     resampled = resample_poly(signal, RATE, rate, padtype="line")
-    resampled = np.pad(resampled, (round(before * RATE), 0), mode="edge")
+    if cut.scale == "record":
+        deviation = resampled.std()
+        resampled = (resampled - np.median(resampled)) / (deviation if deviation else 1.0)
+    resampled = np.pad(resampled, (cut.samples, 0), mode="edge")
     starts = np.round(peaks[:-1] * RATE).astype(int)
     lengths = np.round(1.2 * RATE * periods(peaks)).astype(int).clip(2, LENGTH)
     beats = np.zeros((len(starts), LENGTH), dtype=np.float32)
     for beat, start, length in zip(beats, starts, lengths, strict=True):
         piece = resampled[start : start + length]
-        height = np.ptp(piece)
-        beat[: len(piece)] = (piece - piece.min()) / height if height else 0.0
+        if cut.scale == "beat":
+            height = np.ptp(piece)
+            piece = (piece - piece.min()) / height if height else 0.0 * piece
+        beat[: len(piece)] = piece
     return beats
 
 

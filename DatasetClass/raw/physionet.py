@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from DatasetClass.raw.heartbeats import RATE
+from DatasetClass.raw.heartbeats import KACHUEE, Cut
 from DatasetClass.storage.arrays import Arrays
 from DatasetClass.storage.cache import cached, fingerprint
 from utilities.progress import track
@@ -25,12 +25,12 @@ VERSION = 1  # of the cutting; raise it with every change that changes beats
 RR_VERSION = 1  # of the R-R intervals
 
 
-def read_physionet(data_dir: Path, before: float = 0.0) -> Arrays:
+def read_physionet(data_dir: Path, cut: Cut = KACHUEE) -> Arrays:
     """Beats of all records below ``data_dir``/mitdb, cut once and from then on mapped from disk.
 
     Args:
         data_dir: folder of mitdb/, and of the cache.
-        before: the R peak a beat begins, in seconds, rounded to a sample at 125 Hz.
+        cut: where beats begin, and their scale; each has a cache of its own.
 
     Returns:
         ``beats`` (N, 187) float32, ``labels`` (N,) int64, ``records`` (N,) int64: the number of
@@ -46,9 +46,9 @@ def read_physionet(data_dir: Path, before: float = 0.0) -> Arrays:
     names = record_names(folder)
     files = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     version = fingerprint([folder / "RECORDS", *files], VERSION)
-    samples = round(before * RATE)
-    home = f"mitbih_physionet_before{samples}" if samples else "mitbih_physionet"
-    return cached(data_dir / "cache" / home, version, lambda: _cut(folder, names, before))
+    home = "mitbih_physionet" + (f"_before{cut.samples}" if cut.samples else "")
+    home += "" if cut.scale == KACHUEE.scale else f"_{cut.scale}"
+    return cached(data_dir / "cache" / home, version, lambda: _cut(folder, names, cut))
 
 
 def read_rr(data_dir: Path) -> np.ndarray:
@@ -127,13 +127,13 @@ def read_sums(path: Path) -> dict[str, str]:
     return {name: digest for digest, name in lines}
 
 
-def _cut(folder: Path, names: list[str], before: float) -> Arrays:
+def _cut(folder: Path, names: list[str], cut: Cut) -> Arrays:
     from DatasetClass.raw.wfdb_records import read_record
 
     _verify(folder, names)
     parts = []
     for name in track(names, "records cut into heartbeats, once"):
-        beats, labels = read_record(folder / name, before)
+        beats, labels = read_record(folder / name, cut)
         parts.append((beats, labels, np.full(len(labels), int(name))))
     beats, labels, records = (np.concatenate(part) for part in zip(*parts, strict=True))
     return {"beats": beats, "labels": labels, "records": records}

@@ -75,19 +75,24 @@ def test_beats_that_begin_earlier_have_a_cache_of_their_own(record: Path) -> Non
     assert (earlier.beats[:, 25] > 0.9).all() and (plain.beats[:, 0] > 0.9).all()
     caches = {path.name for path in (folder / "cache").iterdir()}
     assert caches == {"mitbih_physionet", "mitbih_physionet_before25"}
+    higher = DatasetClass.load("mitbih", folder, before=0.2, scale="record")
+    assert higher.beats.max() > 2 and "scaled by record" in higher.describe()
+    assert higher.data_args["scale"] == "record"
     assert earlier.data_args["before"] == 0.2 and "0.2 s before the R peak" in earlier.describe()
     assert set(plain.data_args) == {"seed", "train_samples", "source", "split"}  # as ever
 
 
 def test_what_kaggles_files_lack_is_refused_and_auto_takes_the_records(data_dir: Path) -> None:
-    for asked in ({"rr_intervals": True}, {"before": 0.2}):
+    for asked in ({"rr_intervals": True}, {"before": 0.2}, {"scale": "record"}):
         flag = f"--{next(iter(asked))}"
-        with pytest.raises(ValueError, match=f"Kaggle's files .*{flag} needs --source physionet"):
+        with pytest.raises(ValueError, match=f"Kaggle's files .*{flag}( record)? needs --source"):
             DatasetClass.load("mitbih", data_dir, source="kaggle", **asked)
         assert DatasetClass.load("mitbih", data_dir, **asked).source == "physionet"
     assert DatasetClass.load("mitbih", data_dir).source == "kaggle"
+    with pytest.raises(ValueError, match="scale 'none' is none of beat, record"):
+        DatasetClass.load("mitbih", data_dir, scale="none")
     for before in (-0.1, 0.6, float("nan")):
-        with pytest.raises(ValueError, match=f"--before {before:g}: from 0 to 0.5 seconds"):
+        with pytest.raises(ValueError, match=f"--before {before:g}: from 0 to 0.5 s"):
             DatasetClass.load("mitbih", data_dir, before=before)
 
 

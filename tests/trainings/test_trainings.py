@@ -66,10 +66,10 @@ def test_the_checkpoint_alone_rebuilds_its_metrics(name: str, trained, data_dir:
 def test_a_checkpoint_with_rr_intervals_rebuilds_data_and_model(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    flags = ["--rr_intervals", "--before=0.2", "--epochs=1", "--threads=1", "--optimizer=SAM"]
+    flags = ["--rr_intervals", "--before=0.2", "--scale=record", "--epochs=1", "--threads=1"]
     folders = [f"--data_dir={data_dir}", f"--out_dir={tmp_path}"]
     my_train_mitbih.main([*flags, *map(str, SMALL["mitbih"]), *folders])
-    path = tmp_path / "to_plot" / "model_mitbih_SAM_rho0.05.pt"
+    path = tmp_path / "to_plot" / "model_mitbih_ADAM_rho0.0.pt"
     content = checkpoint.load(path)
     assert content["model_args"]["features"] == 4 and content["data_args"]["before"] == 0.2
     dataset = DatasetClass.load(content["dataset"], data_dir, **content["data_args"])

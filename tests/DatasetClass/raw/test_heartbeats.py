@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from DatasetClass.raw.heartbeats import cut_beats, periods, rr_intervals
+from DatasetClass.raw.heartbeats import Cut, cut_beats, periods, rr_intervals
 
 
 def test_cut_beats_of_a_constant_signal_are_zero() -> None:
@@ -40,12 +41,25 @@ def test_a_beat_begins_before_its_peak_by_as_much_as_asked() -> None:
     peaks = np.arange(0.08, 20, 0.8)  # on the grid of 125 Hz
     time = np.arange(20 * 360) / 360
     signal = np.exp(-(((time[:, None] - peaks) / 0.02) ** 2)).sum(axis=1)
-    beats = cut_beats(signal, 360, peaks, before=0.2)
+    beats = cut_beats(signal, 360, peaks, Cut(before=0.2))
     assert (beats.argmax(axis=1) == 25).all()  # 0.2 s at 125 Hz
     assert (beats[:, 120:] == 0).all()  # as long as without: 1.2 x 0.8 s
     # The same windows, got by peaks that are 0.2 s earlier; the first begins before the record.
     np.testing.assert_array_equal(beats[1:], cut_beats(signal, 360, peaks[1:] - 0.2))
     assert (beats[0, :15] == beats[0, 15]).all()
+
+
+def test_beats_scaled_by_their_record_keep_their_heights() -> None:
+    time, peaks = np.arange(20 * 360) / 360, np.arange(0.8, 20, 0.8)
+    heights = np.where(np.arange(len(peaks)) % 3 == 2, 2.0, 1.0)
+    signal = (heights * np.exp(-(((time[:, None] - peaks) / 0.02) ** 2))).sum(axis=1)
+    beats = cut_beats(signal, 360, peaks, Cut(scale="record"))
+    tops = beats[:, 0] / heights[:-1]
+    np.testing.assert_allclose(tops, tops[0], rtol=0.02)
+    assert tops[0] == pytest.approx(1 / signal.std(), rel=0.05)  # the median is 0
+    others = cut_beats(5 * signal + 7, 360, peaks, Cut(scale="record"))  # another gain and offset
+    np.testing.assert_allclose(others, beats, atol=0.02)
+    assert (cut_beats(0 * signal, 360, peaks, Cut(0.2, "record")) == 0).all()
 
 
 def test_rr_intervals_are_those_of_a_hand_computed_record() -> None:
