@@ -49,7 +49,7 @@ def fit(
     # each sample comes, and dropout's masks, which neither processes nor neighbouring seeds share.
     dataset.share(ranks.rank, ranks.world)
     if args.balanced_sampling:
-        dataset.balance()
+        dataset.balance(exponent=0.5 if args.balance_sqrt else 1.0)
     torch.manual_seed(args.seed + RANK_SEED * ranks.rank)
     state = TrainingState(args, dataset, model, ranks)
     content = {
