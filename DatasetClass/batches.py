@@ -162,20 +162,26 @@ class Dataset:
             part = Batches(self.fetch, whole.indices[rank::world], whole.batch_size // world)
             setattr(self, split, part)
 
-    def balance(self) -> None:
-        """Draw training samples with replacement so that every class comes equally often."""
-        self.train.weights = self.class_weights()[self.labels.cpu()[self.train.indices]]
+    def balance(self, exponent: float = 1.0) -> None:
+        """Draw training samples with replacement so that every class comes equally often.
 
-    def class_weights(self) -> Tensor:
-        """Weights (classes,) inversely proportional to a class's training samples.
+        Args:
+            exponent: less than 1 draws rare classes less often; 0.5 is the square-root sampling of
+                Mahajan et al. 2018 (arXiv:1805.00932).
+        """
+        weights = self.class_weights(exponent)
+        self.train.weights = weights[self.labels.cpu()[self.train.indices]]
+
+    def class_weights(self, exponent: float = 1.0) -> Tensor:
+        """Weights (classes,), a class's training samples to the power of minus ``exponent``.
 
         Their mean over the training samples is 1, so that a weighted loss keeps its scale;
         classes without any sample have weight 0.
         """
         labels = self.labels.cpu()[self.train.indices]
         counts = labels.bincount(minlength=self.num_classes)
-        occurring = int((counts > 0).sum())
-        return torch.where(counts > 0, counts.sum() / (occurring * counts.clamp_min(1)), 0.0)
+        inverse = torch.where(counts > 0, counts.clamp_min(1).double() ** -exponent, 0.0)
+        return (inverse * (counts.sum() / (inverse * counts).sum())).float()
 
     def fetch(self, indices: Tensor) -> Batch:
         """The batch of these samples, without augmentation."""

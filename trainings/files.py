@@ -177,10 +177,13 @@ class RunFiles:
             content = {**self.content, "epoch": epoch, "metrics": metrics, **weights}
             self.ranks.from_writer(lambda: checkpoint.save(self.run.kept(epoch), content))
 
-    def keep_best(self, epoch: int, metrics: dict[str, float], model: nn.Module) -> None:
-        """Remember the best epoch; ``save`` writes it."""
+    def keep_best(
+        self, epoch: int, metrics: dict[str, float], model: nn.Module, validated: Total
+    ) -> None:
+        """Remember the best epoch and its confusion on validation; ``save`` writes it."""
         weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.best = {**self.content, "epoch": epoch, "metrics": metrics, "state_dict": weights}
+        self.best["val_confusion"] = validated.confusion.tolist()
 
     def due(self) -> bool:
         """Whether it is time to save again."""

@@ -49,7 +49,7 @@ def fit(
     # each sample comes, and dropout's masks, which neither processes nor neighbouring seeds share.
     dataset.share(ranks.rank, ranks.world)
     if args.balanced_sampling:
-        dataset.balance()
+        dataset.balance(exponent=0.5 if args.balance_sqrt else 1.0)
     torch.manual_seed(args.seed + RANK_SEED * ranks.rank)
     state = TrainingState(args, dataset, model, ranks)
     content = {
@@ -102,11 +102,12 @@ def run_epoch(
     state.end_epoch()
     model = state.average.evaluated()
     metrics = state.total.over(state.ranks).metrics("train")
-    metrics |= measure(state, model, state.dataset.val, loss).metrics("val")
+    validated = measure(state, model, state.dataset.val, loss)
+    metrics |= validated.metrics("val")
     log(epoch=state.epoch, learning_rate=rate, **metrics, seconds=time.monotonic() - started)
     if better(metrics, state.best, state.args.select):
         state.best = {**metrics, "epoch": state.epoch}
-        files.keep_best(state.epoch, metrics, model)
+        files.keep_best(state.epoch, metrics, model, validated)
     files.keep_epoch(state.epoch, metrics, model)
     state.metrics, state.total = metrics, state.new_total()
     if state.ranks.from_writer(lambda: files.due() or state.epoch == state.args.epochs):

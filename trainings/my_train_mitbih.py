@@ -17,7 +17,7 @@ import DatasetClass
 import models
 from trainings.fit import fit
 from trainings.options import Defaults, add_flags, read_args, start
-from utilities.cli import Parser, fraction, positive_int, run
+from utilities.cli import Parser, fraction, non_negative_float, positive_int, run
 
 DEFAULTS = Defaults(
     task="mitbih",
@@ -54,6 +54,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "and test, so that results say nothing on new patients; inter_patient: DS1 and DS2 of "
         "de Chazal et al. 2004, validation by patient, from the PhysioNet records",
     )
+    group.add_argument(
+        "--rr_intervals",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add the intervals to the beats around each one, by which premature beats are known, "
+        "from the PhysioNet records",
+    )
+    group.add_argument(
+        "--before",
+        type=non_negative_float,
+        default=0.0,
+        help="the R peak each beat begins, in s, at most 0.5; 0 as in Kaggle's files, 0.2 has the "
+        "P wave; more than 0 from the PhysioNet records",
+    )
+    group.add_argument(
+        "--scale",
+        choices=["beat", "record"],
+        default="beat",
+        help="beat: each from 0 to 1, as in Kaggle's files; record: beats keep their heights, in "
+        "standard deviations of their record, from the PhysioNet records",
+    )
     group = parser.add_argument_group("model")
     group.add_argument("--dim", type=positive_int, default=64, help="width, a multiple of --heads")
     group.add_argument("--heads", type=positive_int, default=4, help="attention heads")
@@ -87,6 +108,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             train_samples=args.train_samples,
             source=args.source,
             split=args.split,
+            rr_intervals=args.rr_intervals,
+            before=args.before,
+            scale=args.scale,
         )
 
     # model

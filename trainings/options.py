@@ -173,6 +173,9 @@ def _add_schedule_flags(group: Any) -> None:
     )
     _add_switch(group, "--class_weights", "weigh the loss inversely to the classes' frequency")
     _add_switch(group, "--balanced_sampling", "draw all classes equally often, with replacement")
+    _add_switch(
+        group, "--balance_sqrt", "these two by the square root of the frequencies: half of the way"
+    )
 
 
 def _add_size_flags(group: Any) -> None:
@@ -267,6 +270,8 @@ def refuse_contradictions(args: argparse.Namespace) -> None:
         raise ValueError("--swa_start 1: leaves no epoch to average; 0.75 takes the last quarter")
     if args.class_weights and args.balanced_sampling:
         raise ValueError("--class_weights and --balanced_sampling: each balances alone; choose one")
+    if args.balance_sqrt and not (args.class_weights or args.balanced_sampling):
+        raise ValueError("--balance_sqrt: says how to balance; add --balanced_sampling")
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite: the one keeps what the other drops; choose one")
     if args.looksam_alpha and args.every == 1:

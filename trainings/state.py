@@ -38,8 +38,10 @@ class TrainingState:
         self, args: argparse.Namespace, dataset: Dataset, model: nn.Module, ranks: Ranks
     ) -> None:
         self.args, self.dataset, self.ranks = args, dataset, ranks
-        weights = dataset.class_weights().to(ranks.device) if args.class_weights else None
-        self.class_weights: Tensor | None = weights
+        self.class_weights: Tensor | None = None
+        if args.class_weights:
+            weights = dataset.class_weights(exponent=0.5 if args.balance_sqrt else 1.0)
+            self.class_weights = weights.to(ranks.device)
         self.model = model.to(memory_format=torch.channels_last)  # that of convolutions
         self.network = ranks.wrap(self.model, args.sync_batch_norm)
         epoch_steps = len(dataset.train)

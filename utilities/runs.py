@@ -35,6 +35,7 @@ DESCRIPTION = ("task", "model", "model_args", "dataset", "data_args")
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mitbih": "MIT-BIH"}
 MODELS = {"cifar": "WRN-{depth}-{width_factor}", "mitbih": "Transformer"}
 EPOCH = "_epoch"  # in the names of kept epochs, before the number
+OFF = ("None", "False", "0.0")  # what a flag does that the version before didn't have yet
 SAFE = re.compile(r"[\w.-]{0,100}", re.ASCII)
 
 
@@ -278,10 +279,14 @@ def run_settings(content: Settings) -> dict[str, Any]:
 
 
 def differing(old: Settings, new: Settings) -> dict[str, Any]:
-    """The settings that make two results different ones, with their values in ``old``."""
+    """The settings that make two results different ones, with their values in ``old``.
+
+    A setting that one of them lacks, because its version had no such flag, is off there.
+    """
     before, now = identity(old), identity(new)
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return {key: before.get(key) for key in keys}
+    either, both = {**before, **now}, before.keys() & now.keys()
+    keys = [key for key in either if before.get(key) != now.get(key)]
+    return {key: before.get(key) for key in keys if key in both or f"{either[key]}" not in OFF}
 
 
 def refuse_other(

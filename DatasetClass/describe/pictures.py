@@ -79,6 +79,7 @@ def _signals(dataset: Dataset, names: Sequence[str], generator: torch.Generator)
     grid = figure.subplots(classes, count, squeeze=False, sharex=True, sharey=True)
     for label in range(classes):
         signals, _ = dataset.fetch(choose(dataset, label, count, generator))
+        signals = signals[:, : dataset.model_args.get("length")]  # R-R intervals are no signal
         for axes in grid[label][len(signals) :]:
             axes.set_axis_off()
         for axes, signal in zip(grid[label], signals.cpu().flatten(1).numpy(), strict=False):

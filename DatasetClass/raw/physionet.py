@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from DatasetClass.raw.heartbeats import KACHUEE, Cut
 from DatasetClass.storage.arrays import Arrays
 from DatasetClass.storage.cache import cached, fingerprint
 from utilities.progress import track
@@ -21,10 +22,15 @@ SUMS = "SHA256SUMS.txt"
 SUMS_SHA256 = "b61158a96d5f2ca80edfb354a9a66a6324836c390a84e1966dcee2b907d6be43"
 SUFFIXES = (".hea", ".dat", ".atr")
 VERSION = 1  # of the cutting; raise it with every change that changes beats
+RR_VERSION = 1  # of the R-R intervals
 
 
-def read_physionet(data_dir: Path) -> Arrays:
+def read_physionet(data_dir: Path, cut: Cut = KACHUEE) -> Arrays:
     """Beats of all records below ``data_dir``/mitdb, cut once and from then on mapped from disk.
+
+    Args:
+        data_dir: folder of mitdb/, and of the cache.
+        cut: where beats begin, and their scale; each has a cache of its own.
 
     Returns:
         ``beats`` (N, 187) float32, ``labels`` (N,) int64, ``records`` (N,) int64: the number of
@@ -40,7 +46,30 @@ def read_physionet(data_dir: Path) -> Arrays:
     names = record_names(folder)
     files = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     version = fingerprint([folder / "RECORDS", *files], VERSION)
-    return cached(data_dir / "cache" / "mitbih_physionet", version, lambda: _cut(folder, names))
+    home = "mitbih_physionet" + (f"_before{cut.samples}" if cut.samples else "")
+    home += "" if cut.scale == KACHUEE.scale else f"_{cut.scale}"
+    return cached(data_dir / "cache" / home, version, lambda: _cut(folder, names, cut))
+
+
+def read_rr(data_dir: Path) -> np.ndarray:
+    """R-R intervals (N, 4) float32 of the beats that ``read_physionet`` has cut before.
+
+    They have a cache of their own, which leaves the beats' as it is.
+
+    Raises:
+        ValueError: a damaged record; the message names the file.
+    """
+    folder = data_dir / "mitdb"
+    names = record_names(folder)
+    files = [folder / f"{name}{suffix}" for name in names for suffix in (".hea", ".atr")]
+    version = fingerprint([folder / "RECORDS", *files], RR_VERSION)
+
+    def read() -> Arrays:
+        from DatasetClass.raw.wfdb_records import read_rr_intervals
+
+        return {"intervals": np.concatenate([read_rr_intervals(folder / name) for name in names])}
+
+    return cached(data_dir / "cache" / "mitbih_rr_intervals", version, read)["intervals"]
 
 
 def record_names(folder: Path) -> list[str]:
@@ -98,13 +127,13 @@ def read_sums(path: Path) -> dict[str, str]:
     return {name: digest for digest, name in lines}
 
 
-def _cut(folder: Path, names: list[str]) -> Arrays:
+def _cut(folder: Path, names: list[str], cut: Cut) -> Arrays:
     from DatasetClass.raw.wfdb_records import read_record
 
     _verify(folder, names)
     parts = []
     for name in track(names, "records cut into heartbeats, once"):
-        beats, labels = read_record(folder / name)
+        beats, labels = read_record(folder / name, cut)
         parts.append((beats, labels, np.full(len(labels), int(name))))
     beats, labels, records = (np.concatenate(part) for part in zip(*parts, strict=True))
     return {"beats": beats, "labels": labels, "records": records}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from DatasetClass.raw.heartbeats import CLASSES, Beats, cut_beats
+from DatasetClass.raw.heartbeats import CLASSES, KACHUEE, Beats, Cut, cut_beats, rr_intervals
 
 # ANSI/AAMI EC57:1998, table 3: the annotation codes of each class.
 AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
@@ -20,8 +20,12 @@ LEAD = "MLII"  # of 46 records; the other two, 102 and 104, have none and give t
 RECORDED = 360  # Hz, of the records
 
 
-def read_record(path: Path) -> Beats:
+def read_record(path: Path, cut: Cut = KACHUEE) -> Beats:
     """Cut one record, named without extension, into beats and their classes' numbers.
+
+    Args:
+        path: of its three files, without extension.
+        cut: where beats begin, and their scale.
 
     Raises:
         ValueError: one of its three files is missing or damaged; the message names it.
@@ -30,7 +34,21 @@ def read_record(path: Path) -> Beats:
     peaks, labels = read_annotations(path, len(signal))
     if len(peaks) < 2:
         raise ValueError(f"{path}.atr: {len(peaks)} annotated beats, at least 2 are needed")
-    return cut_beats(signal, RECORDED, peaks / RECORDED), labels[:-1]
+    return cut_beats(signal, RECORDED, peaks / RECORDED, cut), labels[:-1]
+
+
+def read_rr_intervals(path: Path) -> np.ndarray:
+    """R-R intervals of the beats that ``read_record`` cuts, (beats, 4) float32.
+
+    Raises:
+        ValueError: the header or the annotations are missing or damaged; the message names them.
+    """
+    import wfdb
+
+    header = _read_part(path, ".hea", lambda: wfdb.rdheader(str(path)))
+    _check_header(path, header)
+    peaks, _ = read_annotations(path, header.sig_len)
+    return rr_intervals(peaks / RECORDED)
 
 
 def read_annotations(path: Path, samples: int) -> tuple[np.ndarray, np.ndarray]:

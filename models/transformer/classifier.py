@@ -26,6 +26,8 @@ class Transformer(nn.Module):
         attention_dropout: probability with which an attention weight is dropped. 0, since others
             keep CPUs from the fused kernel, and ``dropout`` acts on what attention returns.
         patch: samples a time step; the signal is padded with zeros to a multiple.
+        features: numbers that follow each signal and are no part of it, such as R-R intervals;
+            embedded and added to every time step.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``heads``.
@@ -42,11 +44,12 @@ class Transformer(nn.Module):
         dropout: float = 0.1,
         patch: int = 4,
         attention_dropout: float = 0.0,
+        features: int = 0,
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"--dim {dim}: must be a multiple of --heads {heads}")
-        self.patch = patch
+        self.patch, self.length, self.features = patch, length, features
         steps = -(-length // patch)
         self.embedding = nn.Linear(patch, dim)
         # Not in the state: it follows from the arguments.
@@ -57,13 +60,23 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.classifier = nn.Linear(dim, num_classes)
+        # Last, so that a network without it draws the weights that it always drew.
+        self.feature_embedding = nn.Linear(features, dim) if features else None
 
-    def forward(self, signals: Tensor) -> Tensor:
-        """Logits (B, classes) of signals (B, length)."""
-        padding = -signals.size(1) % self.patch
-        signals = F.pad(signals, (0, padding))
-        x = self.embedding(signals.unflatten(1, (-1, self.patch)))  # (B, T, D)
-        x = self.dropout(x + self.positions)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, classes) of inputs (B, length + features).
+
+        Raises:
+            ValueError: inputs of another width, which patches would hide.
+        """
+        width = self.length + self.features
+        if inputs.size(1) != width:
+            raise ValueError(f"inputs of {inputs.size(1)} numbers, this Transformer takes {width}")
+        signals = F.pad(inputs[:, : self.length], (0, -self.length % self.patch))
+        x = self.embedding(signals.unflatten(1, (-1, self.patch))) + self.positions  # (B, T, D)
+        if self.feature_embedding is not None:
+            x = x + self.feature_embedding(inputs[:, self.length :]).unsqueeze(1)
+        x = self.dropout(x)
         for layer in self.layers:
             x = layer(x)
         return self.classifier(self.norm(x).mean(dim=1))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import wfdb
 
 import DatasetClass
 from DatasetClass.patients import (
@@ -42,6 +44,56 @@ def test_a_split_by_patient_needs_the_records(data_dir: Path, tmp_path: Path) ->
     assert members == {"train": [208], "val": [101], "test": [100, 202]}
     assert dataset.data_args["split"] == "inter_patient"
     assert "split by patient" in dataset.describe()
+
+
+def test_rr_intervals_follow_each_beat_and_leave_the_cache_of_the_beats(record: Path) -> None:
+    folder = record.parents[1]
+    samples = np.cumsum([144, *([288, 288, 216, 360] * 15)])  # at 360 Hz, the third comes early
+    codes = np.array(["N", "N", "A", "V", "F"] * 13)[: len(samples)]
+    wfdb.wrann("100", "atr", samples, codes, write_dir=str(record.parent))
+    plain = DatasetClass.load("mitbih", folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "cache").rglob("*")}
+    dataset = DatasetClass.load("mitbih", folder, rr_intervals=True)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert torch.equal(dataset.beats[:, :187], plain.beats)
+    ratios = 1.25 ** dataset.beats[:, 187:].double()
+    previous = torch.tensor([288, 288, 288, 216, *([360, 288, 288, 216] * 14)]) / 288
+    torch.testing.assert_close(ratios[:, 0], previous.double(), rtol=1e-6, atol=0)
+    assert torch.equal(dataset.beats[:-1, 188], dataset.beats[1:, 187])  # one's next, other's last
+    inputs, labels = dataset.fetch(torch.tensor([3]))
+    assert inputs.shape == (1, 191) and labels.tolist() == [2]
+    assert dataset.model_args == {"length": 187, "num_classes": 5, "features": 4}
+    assert dataset.data_args["rr_intervals"] and "with R-R intervals" in dataset.describe()
+    again = DatasetClass.load("mitbih", folder, **dataset.data_args)
+    assert torch.equal(again.beats, dataset.beats)
+
+
+def test_beats_that_begin_earlier_have_a_cache_of_their_own(record: Path) -> None:
+    folder = record.parents[1]
+    plain = DatasetClass.load("mitbih", folder)
+    earlier = DatasetClass.load("mitbih", folder, before=0.2)
+    assert (earlier.beats[:, 25] > 0.9).all() and (plain.beats[:, 0] > 0.9).all()
+    caches = {path.name for path in (folder / "cache").iterdir()}
+    assert caches == {"mitbih_physionet", "mitbih_physionet_before25"}
+    higher = DatasetClass.load("mitbih", folder, before=0.2, scale="record")
+    assert higher.beats.max() > 2 and "scaled by record" in higher.describe()
+    assert higher.data_args["scale"] == "record"
+    assert earlier.data_args["before"] == 0.2 and "0.2 s before the R peak" in earlier.describe()
+    assert set(plain.data_args) == {"seed", "train_samples", "source", "split"}  # as ever
+
+
+def test_what_kaggles_files_lack_is_refused_and_auto_takes_the_records(data_dir: Path) -> None:
+    for asked in ({"rr_intervals": True}, {"before": 0.2}, {"scale": "record"}):
+        flag = f"--{next(iter(asked))}"
+        with pytest.raises(ValueError, match=f"Kaggle's files .*{flag}( record)? needs --source"):
+            DatasetClass.load("mitbih", data_dir, source="kaggle", **asked)
+        assert DatasetClass.load("mitbih", data_dir, **asked).source == "physionet"
+    assert DatasetClass.load("mitbih", data_dir).source == "kaggle"
+    with pytest.raises(ValueError, match="scale 'none' is none of beat, record"):
+        DatasetClass.load("mitbih", data_dir, scale="none")
+    for before in (-0.1, 0.6, float("nan")):
+        with pytest.raises(ValueError, match=f"--before {before:g}: from 0 to 0.5 s"):
+            DatasetClass.load("mitbih", data_dir, before=before)
 
 
 def make_records(source: Path, folder: Path, names: list[str]) -> None:

@@ -53,6 +53,33 @@ def test_positions_run_along_the_sequence() -> None:
             assert float(encoding[position, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-5)
 
 
+def test_features_are_added_to_every_time_step_and_change_no_other_weight() -> None:
+    torch.manual_seed(0)
+    plain = models.build("mitbih", layers=0, length=20, dropout=0.0)
+    torch.manual_seed(0)
+    model = models.build("mitbih", layers=0, length=20, dropout=0.0, features=3)
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in plain.state_dict().items())
+    assert set(weights) - set(plain.state_dict()) == {
+        "feature_embedding.weight",
+        "feature_embedding.bias",
+    }
+    signals, features = torch.rand(2, 20), torch.randn(2, 3)
+    steps = F.linear(signals.unflatten(1, (5, 4)), plain.embedding.weight, plain.embedding.bias)
+    shift = features @ weights["feature_embedding.weight"].T + weights["feature_embedding.bias"]
+    steps = steps + sinusoidal_positions(5, 64) + shift[:, None]
+    expected = plain.classifier(plain.norm(steps).mean(dim=1))
+    torch.testing.assert_close(model(torch.cat([signals, features], dim=1)), expected)
+
+
+@pytest.mark.parametrize(("features", "width"), [(0, 191), (0, 186), (4, 187)])
+def test_inputs_of_another_width_are_refused(features: int, width: int) -> None:
+    """With patches of 8 samples they made as many time steps, and wrong logits."""
+    model = models.build("mitbih", patch=8, features=features)
+    with pytest.raises(ValueError, match=f"inputs of {width} numbers, .* takes {187 + features}"):
+        model(torch.rand(2, width))
+
+
 def test_transformer_knows_the_order_in_time_and_not_the_batch() -> None:
     torch.manual_seed(0)
     model = models.build("mitbih").eval()

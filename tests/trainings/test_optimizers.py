@@ -212,3 +212,17 @@ def test_balanced_sampling_draws_all_classes_equally_often(tmp_path: Path) -> No
     assert chisquare(counts).pvalue > 0.001
     unbalanced = torch.cat([targets for _, targets in Toy().train]).bincount()
     assert unbalanced.tolist() == list(COUNTS)
+
+
+def test_balance_by_the_square_root_draws_classes_as_the_root_of_their_samples(
+    tmp_path: Path,
+) -> None:
+    data, roots = Toy(), [count**0.5 for count in COUNTS]
+    train(tmp_path, "--balanced_sampling", "--balance_sqrt", "--epochs=1", data=data)
+    counts = torch.cat([targets for _ in range(100) for _, targets in data.train]).bincount()
+    expected = [6000 * root / sum(roots) for root in roots]
+    assert chisquare(counts.tolist(), expected).pvalue > 0.001
+    args = make_args(tmp_path, "--class_weights", "--balance_sqrt")
+    weights = TrainingState(args, Toy(), make_model(), ALONE).class_weights
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([60 / sum(roots) / root for root in roots])

@@ -62,6 +62,7 @@ def test_a_data_sets_name_is_safe_too(name, tmp_path, monkeypatch, capsys) -> No
     ("flags", "message"),
     [
         (["--class_weights", "--balanced_sampling"], "each balances alone; choose one"),
+        (["--balance_sqrt"], "says how to balance; add --balanced_sampling"),
         (["--average=swa", "--swa_start=1"], "leaves no epoch to average"),
         (["--ascent_fraction=0"], "no sample would climb"),
         (["--looksam_alpha=0.5"], "add --every 5"),

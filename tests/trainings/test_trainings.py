@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from conftest import SMALL, Run, run_script
 
 import DatasetClass
 import models
+from models.smooth_crossentropy import smooth_crossentropy
 from trainings import my_train_cifar, my_train_mitbih, optimizers
 from trainings.my_train_cifar import DEFAULTS as CIFAR
 from trainings.my_train_GCN import DEFAULTS as GCN
@@ -19,6 +21,7 @@ from trainings.my_train_GCN import main as train_gcn
 from trainings.my_train_mitbih import DEFAULTS as MITBIH
 from utilities import checkpoint
 from utilities.files import ROOT
+from utilities.metrics import evaluate
 
 TASKS = {"cifar": CIFAR, "mitbih": MITBIH, "GCN": GCN}
 MAINS = {"cifar": my_train_cifar.main, "mitbih": my_train_mitbih.main, "GCN": train_gcn}
@@ -58,6 +61,27 @@ def test_the_checkpoint_alone_rebuilds_its_metrics(name: str, trained, data_dir:
         assert metrics[f"{split}_loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
         assert metrics[f"{split}_acc"] == pytest.approx(100 * float(right.float().mean()))
     assert sum(map(sum, content["test_confusion"])) == dataset.test.samples
+
+
+def test_a_checkpoint_with_rr_intervals_rebuilds_data_and_model(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    flags = ["--rr_intervals", "--before=0.2", "--scale=record", "--epochs=1", "--threads=1"]
+    folders = [f"--data_dir={data_dir}", f"--out_dir={tmp_path}"]
+    my_train_mitbih.main([*flags, *map(str, SMALL["mitbih"]), *folders])
+    path = tmp_path / "to_plot" / "model_mitbih_ADAM_rho0.0.pt"
+    content = checkpoint.load(path)
+    assert content["model_args"]["features"] == 4 and content["data_args"]["before"] == 0.2
+    dataset = DatasetClass.load(content["dataset"], data_dir, **content["data_args"])
+    model = models.build(content["model"], **content["model_args"])
+    checkpoint.load_weights(model, content, path)
+    loss = partial(smooth_crossentropy, smoothing=0.0)
+    for split in ("val", "test"):
+        total = evaluate(model, dataset.fixed(split, 64), loss, 5)
+        assert total.metrics(split).items() <= content["metrics"].items()
+        assert total.confusion.tolist() == content[f"{split}_confusion"]
+    with pytest.raises(ValueError, match=r"another run, with --rr_intervals True"):
+        my_train_mitbih.main([*flags[1:], *map(str, SMALL["mitbih"]), *folders])
 
 
 def test_cifars_classes_are_reported_by_their_names(

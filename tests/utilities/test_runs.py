@@ -163,6 +163,10 @@ def test_machines_and_times_make_no_other_run_and_all_else_does() -> None:
     for name in [key for key in new if key not in INCIDENTAL]:
         assert list(differing(old, {**new, name: "other"})) == [name]
     assert differing(old, {**new, "flag_of_tomorrow": 1}) == {"flag_of_tomorrow": None}
+    # A run of a version without a flag is the same as one of today that leaves it off.
+    for off in (None, False, 0.0):
+        assert differing(old, {**new, "flag_of_tomorrow": off}) == {}
+    assert differing({"fold": None}, {"fold": 0}) == {"fold": None}
     # Nothing in a model's own arguments is where or how.
     assert list(differing({"model_args": {"device": 1}}, {"model_args": {}})) == ["model_args"]
 

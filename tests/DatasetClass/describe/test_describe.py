@@ -18,6 +18,7 @@ from DatasetClass.__main__ import main
 from DatasetClass.describe.command import class_names, counts
 from DatasetClass.describe.graph_pictures import _label_columns, layout
 from DatasetClass.describe.panels import choose
+from DatasetClass.describe.pictures import picture_samples
 from DatasetClass.describe.sources import SOURCES, source_of
 from DatasetClass.mitbih import MitBih
 from DatasetClass.raw.cifar_official import OFFICIAL
@@ -109,6 +110,13 @@ def test_help_and_an_unknown_command(capsys) -> None:
         main(["delete"])
     assert stop.value.code == 2
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_rr_intervals_are_not_drawn_as_a_part_of_the_beat(data_dir: Path) -> None:
+    dataset = DatasetClass.load("mitbih", data_dir, rr_intervals=True)
+    figure = picture_samples(dataset, dataset.class_names, 0)
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    assert lines and max(line.get_xdata().max() for line in lines if len(line.get_xdata())) < 1.496
 
 
 def test_counts_add_up_to_the_labels(data_dir: Path) -> None:

@@ -34,9 +34,9 @@ def case(name: str) -> tuple[nn.Module, object, Tensor]:
         model = models.build("GCN", in_channels=2, num_classes=2, hidden_channels=4)
         inputs, targets = graphs(6), torch.arange(6) % 2
     elif name == "mitbih":
-        args = dict(dim=4, heads=2, layers=1, feedforward=4, patch=5)
+        args = dict(dim=4, heads=2, layers=1, feedforward=4, patch=5, features=2)
         model = models.build("mitbih", length=20, num_classes=3, **args)
-        inputs, targets = torch.rand(6, 20, dtype=torch.float64), torch.arange(6) % 3
+        inputs, targets = torch.rand(6, 22, dtype=torch.float64), torch.arange(6) % 3
     else:
         # The published widths start at 16 channels: only the last layers take part here.
         model = models.build("cifar", depth=10, width_factor=1, num_classes=3)
