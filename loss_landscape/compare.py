@@ -134,7 +134,7 @@ def draw(
     scale: Scale,
     repetitions: Sequence[Repetitions] = (),
 ) -> Figure:
-    """Surfaces above, from the top and in 3D, on one scale; then spectra and repetitions, if any."""
+    """Surfaces above, from the top and in 3D, on one scale; below spectra, repetitions."""
     floors = -(-len(minima) // MOST_ABREAST)
     abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]

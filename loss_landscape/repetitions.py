@@ -6,9 +6,9 @@ optimizers: of 19 test graphs a single one is 5 points of accuracy.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from utilities.statistics import Estimate, mean_interval, paired, test_to_train
 
 OVER = ("seed", "fold", "tag")  # in which the repetitions of a minimum may differ from it
 INNER_FOLDS = 10  # a tenth of what isn't tested is for validation
-Key = tuple[int, int | None]  # seed and fold
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Repetitions:
         test_to_train: size of a test set over that of its training set; 0 without folds.
     """
 
-    accuracies: dict[Key, float]
+    accuracies: dict[Hashable, float]
     samples: list[int]
     test_to_train: float
 
@@ -58,7 +57,7 @@ def read_repetitions(files: Sequence[Path], minima: Sequence[dict[str, Any]]) ->
             "--repetitions: takes runs of this project's trainings, not others' models"
         )
     settings = [identity(run_settings(content), OVER) for content in minima]
-    found: list[dict[Key, dict[str, Any]]] = [{} for _ in minima]
+    found: list[dict[Hashable, dict[str, Any]]] = [{} for _ in minima]
     for path in files:
         content = checkpoint.load(path)
         if "test_confusion" not in content or "resume" in content or content.get("kept"):
@@ -71,13 +70,13 @@ def read_repetitions(files: Sequence[Path], minima: Sequence[dict[str, Any]]) ->
     return [_repetitions(contents) for contents in found]
 
 
-def _repetitions(contents: dict[Key, dict[str, Any]]) -> Repetitions:
+def _repetitions(contents: dict[Hashable, dict[str, Any]]) -> Repetitions:
     if not contents:
         raise ValueError("--repetitions: none of them has the settings of one of the minima")
     accuracies = {key: float(content["metrics"]["test_acc"]) for key, content in contents.items()}
     samples = sorted(sum(map(sum, content["test_confusion"])) for content in contents.values())
     folds = next(iter(contents.values()))["train_args"].get("folds", 0)
-    in_folds = all(fold is not None for _, fold in contents)
+    in_folds = all(content["train_args"].get("fold") is not None for content in contents.values())
     return Repetitions(accuracies, samples, test_to_train(folds, INNER_FOLDS) if in_folds else 0.0)
 
 
@@ -87,7 +86,7 @@ def draw_repetitions(axes: Axes, repetitions: Sequence[Repetitions], labels: Seq
     The diamond is the mean, with its 95 % interval; the title says how the last differs from the
     first. Of the labels only what tells them apart is shown.
     """
-    for row, (upper, lower) in enumerate(zip(repetitions, repetitions[1:], strict=False)):
+    for row, (upper, lower) in enumerate(pairwise(repetitions)):
         for key in upper.accuracies.keys() & lower.accuracies.keys():
             pair = (upper.accuracies[key], lower.accuracies[key])
             axes.plot(pair, (row, row + 1), color="0.6", alpha=0.5, lw=1, zorder=0)
@@ -95,11 +94,8 @@ def draw_repetitions(axes: Axes, repetitions: Sequence[Repetitions], labels: Seq
         values = list(runs.accuracies.values())
         axes.plot(values, [row] * len(values), "o", color=colour, ms=6, alpha=0.4, mew=0)
         mean, away = runs.mean, -0.25 if row == 0 else 0.25
-        axes.errorbar(
-            *(mean.value, row + away),
-            xerr=None if mean.reason else (mean.high - mean.low) / 2,
-            **{"fmt": "D", "color": colour, "ms": 5, "capsize": 4},
-        )
+        half = None if mean.reason else (mean.high - mean.low) / 2
+        axes.errorbar(mean.value, row + away, xerr=half, fmt="D", color=colour, ms=5, capsize=4)
     axes.set_yticks(range(len(labels)), apart(labels))
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(f"test accuracy (%); {worth(repetitions)}")
@@ -108,8 +104,10 @@ def draw_repetitions(axes: Axes, repetitions: Sequence[Repetitions], labels: Seq
 
 def apart(labels: Sequence[str]) -> list[str]:
     """Of each label what comes after that which all begin with, such as model and data set."""
-    shared = os.path.commonprefix(list(labels)).rfind(", ") + 1
-    return [label[shared:].strip() for label in labels]
+    parts = [label.split(", ") for label in labels]
+    while all(len(part) > 1 and part[0] == parts[0][0] for part in parts):
+        parts = [part[1:] for part in parts]
+    return [", ".join(part) for part in parts]
 
 
 def worth(repetitions: Sequence[Repetitions]) -> str:
