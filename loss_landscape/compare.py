@@ -36,6 +36,7 @@ from loss_landscape.plot_2D import (
     grid,
     title,
 )
+from loss_landscape.repetitions import Repetitions, difference, draw_repetitions, read_repetitions
 from loss_landscape.scale import Scale, make_scale
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different, settings
@@ -127,13 +128,19 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
-def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
-    """Surfaces above, from the top and in 3D, on one scale; spectra below, if there are any."""
+def draw(
+    minima: Sequence[Minimum],
+    name: str,
+    scale: Scale,
+    repetitions: Sequence[Repetitions] = (),
+) -> Figure:
+    """Surfaces above, from the top and in 3D, on one scale; below spectra, repetitions."""
     floors = -(-len(minima) // MOST_ABREAST)
     abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
-    # Without spectra a margin, as the layout knows nothing of the labels of axes in 3D.
-    ratios = (6.4 * floors, 3.0 if spectra else 0.3)
+    # Below the surfaces a margin, as the layout knows nothing of the labels of axes in 3D.
+    below = [3.0] * bool(spectra) + [0.9 + 0.45 * len(minima)] * bool(repetitions)
+    ratios = (6.4 * floors, *(below or [0.3]))
     figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     every: list[Any] = []
@@ -151,6 +158,8 @@ def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
     add_colour_bar(parts[0], scale, every, f"{NAMES.get(name, name)} (one scale; + the checkpoint)")
     if spectra:
         draw_density(parts[1].subplots(), spectra, [m.label for m in minima])
+    if repetitions:
+        draw_repetitions(parts[-1].subplots(), repetitions, [m.label for m in minima])
     figure.suptitle(headline(minima))
     return figure
 
@@ -158,7 +167,10 @@ def draw(minima: Sequence[Minimum], name: str, scale: Scale) -> Figure:
 def heading(minimum: Minimum) -> str:
     """Whose surface it is, with the numbers that say most."""
     numbers = minimum.numbers
-    said = [f"test accuracy {numbers['test_acc']:.1f} %"] if "test_acc" in numbers else []
+    said = []
+    if "test_acc" in numbers:
+        samples = sum(map(sum, minimum.content.get("test_confusion", [])))
+        said.append(f"test accuracy {numbers['test_acc']:.1f} %" + f" of {samples}" * bool(samples))
     if "lambda_max" in numbers:
         said.append(f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}")
     lines = [minimum.label, ", ".join(said), minimum.surface.interpolation.split(", ")[0]]
@@ -242,6 +254,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
     )
     parser.add_argument("--html", type=page_path, help="an interactive page, too")
+    parser.add_argument(
+        "--repetitions",
+        type=Path,
+        nargs="+",
+        help="best checkpoints of the same settings with other seeds and folds: a dot each in a "
+        "panel of test accuracies",
+    )
     add_scale_flags(parser)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
@@ -268,11 +287,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
         for model, surface in zip(args.model_files, surfaces, strict=True)
     ]
     refuse_different(surfaces, [m.surface for m in minima])
+    contents = [m.content for m in minima]
+    repeated = read_repetitions(args.repetitions, contents) if args.repetitions else []
     values = [grid(m.surface, args.surf_name).filled(np.nan) for m in minima]
     scale = make_scale(values, args.vmin, args.vmax, args.vlevel, args.log)
-    written = [save_picture(draw(minima, args.surf_name, scale), args.output)]
+    written = [save_picture(draw(minima, args.surf_name, scale, repeated), args.output)]
     if args.html:
-        written.append(write_page(minima, args.surf_name, scale, args.html))
+        said = difference(repeated, [m.label for m in minima]) if repeated else ""
+        caption = f"{CAPTION}. {said}" if said else CAPTION
+        written.append(write_page(minima, args.surf_name, scale, args.html, caption))
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))
@@ -280,7 +303,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return args.output
 
 
-def write_page(minima: Sequence[Minimum], name: str, scale: Scale, path: Path) -> Path:
+def write_page(
+    minima: Sequence[Minimum], name: str, scale: Scale, path: Path, caption: str = CAPTION
+) -> Path:
     """Write the interactive page of ``--html``; return its path."""
     surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
     labels = [m.label.replace(r"\$", "$") for m in minima]
@@ -291,7 +316,7 @@ def write_page(minima: Sequence[Minimum], name: str, scale: Scale, path: Path) -
         list(zip(labels, surfaces, strict=True)),
         spectra_figure(spectra, labels) if spectra else None,
         [list(COLUMNS[: len(body[0])]), *body],
-        CAPTION,
+        caption,
     )
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
