@@ -16,7 +16,7 @@ import numpy as np
 
 from DatasetClass.splits import INNER_FOLDS
 from studies.runs_file import TrainedRun
-from studies.statistics import (
+from utilities.statistics import (
     Estimate,
     granulated_kendall,
     held_out_ratio,

@@ -29,7 +29,7 @@ from studies.sentences import (
     p_number,
     rounded,
 )
-from studies.statistics import Estimate
+from utilities.statistics import Estimate
 from utilities.tables import table
 
 NONE = "-"

@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 
 from studies.comparisons import Comparison, Correlation
-from studies.statistics import Estimate
+from utilities.statistics import Estimate
 
 LEVEL = 0.05
 

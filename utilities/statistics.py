@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
+Key = TypeVar("Key", bound=Hashable)
 CONFIDENCE = 0.95
 SAME = 1e-9  # of the spread of values over the largest: below it they are one value
 
@@ -66,7 +68,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, test_to_train: float = 0
     return Estimate(mean, mean - half, mean + half, p, n)
 
 
-def test_to_train(folds: int, inner_folds: int) -> float:
+def held_out_ratio(folds: int, inner_folds: int) -> float:
     """Size of a fold's test set over that of its training set.
 
     Of the other folds ``1 / inner_folds`` is for validation, so it is neither.
@@ -79,9 +81,7 @@ def test_to_train(folds: int, inner_folds: int) -> float:
     return 1 / ((folds - 1) * (1 - 1 / inner_folds))
 
 
-def paired(
-    values: Mapping[Hashable, float], base: Mapping[Hashable, float]
-) -> tuple[np.ndarray, list[Hashable]]:
+def paired(values: Mapping[Key, float], base: Mapping[Key, float]) -> tuple[np.ndarray, list[Key]]:
     """Differences to the base of the runs that both have, such as those of one seed and fold.
 
     Returns:
@@ -115,7 +115,8 @@ def kendall(
     are clusters. A bootstrap of clusters has too narrow intervals where there are few of them.
 
     Args:
-        x, y: (n,), such as sharpness and test error.
+        x: (n,), such as sharpness.
+        y: (n,), such as the test error.
         clusters: (n,), which of them each pair is of; None if each is its own.
 
     Returns:
@@ -128,14 +129,13 @@ def kendall(
     labels = list(range(len(xs))) if clusters is None else list(clusters)
     if not len(xs) == len(ys) == len(labels):
         raise ValueError(f"{len(xs)} values of x, {len(ys)} of y, {len(labels)} clusters")
-    n, tau = len(xs), _tau_b(xs, ys)
-    if math.isnan(tau):
-        return Estimate(tau, n=n, reason="all values are the same")
-    names = {name: number for number, name in enumerate(dict.fromkeys(labels))}
-    cluster, count = np.array([names[label] for label in labels]), len(names)
+    n, count = len(xs), len(set(labels))
+    if n < 2 or np.ptp(xs) == 0 or np.ptp(ys) == 0:
+        return Estimate(math.nan, n=n, reason="all values are the same")
+    tau = float(stats.kendalltau(xs, ys, variant="b").statistic)
     if count < 3:
         return Estimate(tau, n=n, reason=f"minima of {count} seeds or folds; 3 are needed")
-    without = np.array([_tau_b(xs[cluster != k], ys[cluster != k]) for k in range(count)])
+    without = _taus_without(xs, ys, labels)
     if not (np.abs([tau, *without]) < 1).all():
         return Estimate(tau, n=n, reason="too few values that differ")
     z = np.arctanh(without)
@@ -148,11 +148,17 @@ def kendall(
     return Estimate(tau, float(ends[0]), float(ends[1]), p, n)
 
 
-def _tau_b(x: np.ndarray, y: np.ndarray) -> float:
-    """NaN where all of x or all of y are one value."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    return float(stats.kendalltau(x, y, variant="b").statistic)
+def _taus_without(x: np.ndarray, y: np.ndarray, labels: Sequence[Hashable]) -> np.ndarray:
+    """Tau-b of all pairs but those of a cluster, for each cluster; NaN where all is one value."""
+    names = list(dict.fromkeys(labels))
+    member = np.array([[label == name for name in names] for label in labels], dtype=float)  # n, k
+    signs = [np.sign(values[:, None] - values) for values in (x, y)]
+    sums = []
+    for matrix in (signs[0] * signs[1], signs[0] ** 2, signs[1] ** 2):
+        between = member.T @ matrix @ member  # (k, k), sums over the pairs of two clusters
+        sums.append(between.sum() - 2 * between.sum(axis=1) + between.diagonal())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[0] / np.sqrt(sums[1] * sums[2])
 
 
 def granulated_kendall(
@@ -166,7 +172,8 @@ def granulated_kendall(
     setting, say from folds with hard test sets, does not pass for one of sharpness.
 
     Args:
-        x, y: (n,).
+        x: (n,), such as sharpness.
+        y: (n,), such as the test error.
         settings: (n,), each with the same names.
 
     Returns:

@@ -18,7 +18,7 @@ from studies.sentences import (
     p_number,
     rounded,
 )
-from studies.statistics import Estimate, holm, kendall, mean_interval
+from utilities.statistics import Estimate, holm, kendall, mean_interval
 
 CLAIMS = {"better": 1, "worse": -1, "sharper": 1, "flatter": -1}
 NUMBER = r"[+-]?\d[\d.]*(?:e[+-]\d+)?"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from studies.statistics import (
+from utilities.statistics import (
     Estimate,
     granulated_kendall,
     held_out_ratio,
