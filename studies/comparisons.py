@@ -16,6 +16,7 @@ import numpy as np
 
 from DatasetClass.splits import INNER_FOLDS
 from studies.runs_file import TrainedRun
+from studies.table import Study
 from utilities.statistics import (
     Estimate,
     granulated_kendall,
@@ -25,7 +26,6 @@ from utilities.statistics import (
     mean_interval,
     paired,
 )
-from studies.table import Study
 
 FOLDS = 10  # of trainings/my_train_GCN.py without --folds
 EQUAL = 0.02  # of passes: batches that don't fill an epoch make a few more or less

@@ -13,8 +13,8 @@ from studies import report_settings, report_text
 from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
 from studies.report_text import Analysis
 from studies.runs_file import read_runs
-from utilities.statistics import kendall, mean_interval
 from studies.table import read_study
+from utilities.statistics import kendall, mean_interval
 
 
 def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
