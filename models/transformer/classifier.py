@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class Transformer(nn.Module):
             keep CPUs from the fused kernel, and ``dropout`` acts on what attention returns.
         patch: samples a time step; the signal is padded with zeros to a multiple.
         features: numbers that follow each signal and are no part of it, such as R-R intervals;
-            embedded and added to every time step.
+            embedded as one more time step, without position.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``heads``.
@@ -75,7 +76,7 @@ class Transformer(nn.Module):
         signals = F.pad(inputs[:, : self.length], (0, -self.length % self.patch))
         x = self.embedding(signals.unflatten(1, (-1, self.patch))) + self.positions  # (B, T, D)
         if self.feature_embedding is not None:
-            x = x + self.feature_embedding(inputs[:, self.length :]).unsqueeze(1)
+            x = torch.cat([x, self.feature_embedding(inputs[:, self.length :]).unsqueeze(1)], dim=1)
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x)

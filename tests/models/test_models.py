@@ -53,7 +53,7 @@ def test_positions_run_along_the_sequence() -> None:
             assert float(encoding[position, 2 * i + 1]) == pytest.approx(math.cos(angle), abs=1e-5)
 
 
-def test_features_are_added_to_every_time_step_and_change_no_other_weight() -> None:
+def test_features_are_one_more_time_step_and_change_no_other_weight() -> None:
     torch.manual_seed(0)
     plain = models.build("mitbih", layers=0, length=20, dropout=0.0)
     torch.manual_seed(0)
@@ -66,8 +66,8 @@ def test_features_are_added_to_every_time_step_and_change_no_other_weight() -> N
     }
     signals, features = torch.rand(2, 20), torch.randn(2, 3)
     steps = F.linear(signals.unflatten(1, (5, 4)), plain.embedding.weight, plain.embedding.bias)
-    shift = features @ weights["feature_embedding.weight"].T + weights["feature_embedding.bias"]
-    steps = steps + sinusoidal_positions(5, 64) + shift[:, None]
+    extra = features @ weights["feature_embedding.weight"].T + weights["feature_embedding.bias"]
+    steps = torch.cat([steps + sinusoidal_positions(5, 64), extra[:, None]], dim=1)
     expected = plain.classifier(plain.norm(steps).mean(dim=1))
     torch.testing.assert_close(model(torch.cat([signals, features], dim=1)), expected)
 
