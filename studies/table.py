@@ -197,7 +197,7 @@ def _study(top: _Section, path: Path, changes: Flags) -> Study:
     seeds, folds = top.numbers("seeds", LARGEST_SEED), top.folds(None)
     title, note = top.text("title", path.stem), top.text("note", "")
     flags = top.flags()
-    data = tuple(Data(s.name, s.flags()) for s in top.sections("data"))
+    data = tuple(_data(section) for section in top.sections("data"))
     optimizers = _optimizers(top.sections("optimizers"))
     trials = _trials(top, seeds, folds, optimizers)
     base = top.one_of("base", [optimizer.name for optimizer in optimizers])
@@ -212,6 +212,12 @@ def _study(top: _Section, path: Path, changes: Flags) -> Study:
         tuple(measures),
         changes,
     )
+
+
+def _data(section: _Section) -> Data:
+    data = Data(section.name, section.flags())
+    section.end()
+    return data
 
 
 def _optimizers(sections: Sequence[_Section]) -> tuple[Optimizer, ...]:
