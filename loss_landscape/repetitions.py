@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from utilities import checkpoint
 from utilities.pictures import COLOURS
 from utilities.runs import identity, run_settings
-from utilities.statistics import Estimate, mean_interval, paired, test_to_train
+from utilities.statistics import Estimate, held_out_ratio, mean_interval, paired
 
 OVER = ("seed", "fold", "tag")  # in which the repetitions of a minimum may differ from it
 INNER_FOLDS = 10  # a tenth of what isn't tested is for validation
@@ -77,7 +77,8 @@ def _repetitions(contents: dict[Hashable, dict[str, Any]]) -> Repetitions:
     samples = sorted(sum(map(sum, content["test_confusion"])) for content in contents.values())
     folds = next(iter(contents.values()))["train_args"].get("folds", 0)
     in_folds = all(content["train_args"].get("fold") is not None for content in contents.values())
-    return Repetitions(accuracies, samples, test_to_train(folds, INNER_FOLDS) if in_folds else 0.0)
+    ratio = held_out_ratio(folds, INNER_FOLDS) if in_folds else 0.0
+    return Repetitions(accuracies, samples, ratio)
 
 
 def draw_repetitions(axes: Axes, repetitions: Sequence[Repetitions], labels: Sequence[str]) -> None:

@@ -75,17 +75,8 @@ def flatness_quantities(runs: Sequence[TrainedRun]) -> list[Quantity]:
     measures = [
         Quantity(name, name.removeprefix(PREFIX), "", "sharper", "flatter", ratio=True)
         for name in names
-        if not _repeats(name, runs)
     ]
     return [q for q in (LAMBDA_MAX, TRACE, *measures) if any(q.of(r) is not None for r in runs)]
-
-
-def _repeats(name: str, runs: Sequence[TrainedRun]) -> bool:
-    """Whether a measure is the column of its name once more, as of lambda_max and trace."""
-    column = name.removeprefix(PREFIX)
-    return column in (LAMBDA_MAX.name, TRACE.name) and all(
-        run.numbers.get(name) == run.numbers.get(column) for run in runs if name in run.numbers
-    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +173,8 @@ class Results:
             return 0.0
         flags = next(d.flags for d in self.study.data if d.name == data)
         folds = {**self.study.flags, **flags}.get("folds", FOLDS)
-        return held_out_ratio(int(folds), INNER_FOLDS)
+        assert isinstance(folds, int), folds
+        return held_out_ratio(folds, INNER_FOLDS)
 
     def mean(self, data: str, optimizer: str, quantity: Quantity) -> Estimate | None:
         """Over the optimizer's runs in which it was measured; None where in none."""

@@ -239,6 +239,13 @@ def test_a_picture_that_is_not_there_is_an_error() -> None:
         page("![x](x.png)\n", {})
 
 
+def test_markup_in_the_text_is_no_markup_of_the_page() -> None:
+    shown = page(
+        "# A\n\n<script>taken = 1</script>\n\n<b>bold</b> and [x](javascript:alert(1))\n", {}
+    )
+    assert "<script" not in shown and "<b>" not in shown and "href" not in shown
+
+
 @pytest.fixture(scope="module")
 def opened(reported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
     """The page in a browser."""

@@ -112,6 +112,21 @@ def test_the_answers_follow_the_numbers(tmp_path: Path) -> None:
     assert "better" not in same and "worse" not in same and "can't be told apart" in same
 
 
+def test_what_validation_chose_by_judges_the_test_too(tmp_path: Path) -> None:
+    made = [{**row, "test_f1": 60.0 + row["fold"] + row["seed"] / 10} for row in rows(["MUTAG"])]
+    for number, row in enumerate(made):
+        row["test_f1"] += (5 if row["optimizer"] == "SAM" else 0) + number % 5 / 10
+    write(tmp_path, made)
+    table = tmp_path / "small.toml"
+    table.write_text(table.read_text("utf-8").replace('"val_acc"', '"val_f1"'), encoding="utf-8")
+    done = Analysis(Results(read_study(table), read_runs(tmp_path / "runs.csv")))
+    answer = section(report_text.answers(done), "Is SAM better?")
+    assert "SAM's test macro F1 is better than ADAM's by" in answer and "accuracy" not in answer
+    errors = {error for _, _, error in done.results.minima("MUTAG", LAMBDA_MAX)}
+    assert errors == {100 - row["test_f1"] for row in made}
+    assert "At equal epochs: SAM's test macro F1" in report_text.in_words(done, "MUTAG")
+
+
 def test_one_seed_gets_numbers_and_no_verdict(tmp_path: Path) -> None:
     made = [{**r, "fold": ""} for r in rows(["MUTAG"], SAM=9.0) if (r["seed"], r["fold"]) == (1, 0)]
     done = analysis(tmp_path, made)
