@@ -8,11 +8,8 @@ those of the spectra. What was not measured is left empty.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +19,10 @@ from studies.plan import TRAINING, Job, Plan
 from studies.progression import Progression
 from studies.table import Study
 from trainings.optimizers import RHO
-from utilities.files import ROOT, atomic_write
+from utilities.files import ROOT
 from utilities.history import read_history
 from utilities.runs import Run
 
-COLUMNS = (
-    *("study", "stage", "data", "optimizer", "base", "seed", "fold", "chosen", "epochs", "passes"),
-    *("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss"),
-    *("best_epoch", "seconds", "lambda_max", "lambda_5", "trace", "trace_standard_error"),
-)
-ORIGIN = ("checkpoint", "sha256", "command")
-KNOWN = frozenset((*COLUMNS, *ORIGIN))
 KINDS = ("sharpness", "spectrum")
 CURVATURE = {"lambda_max": ("lambda_max",), "trace": ("trace", "trace_standard_error")}
 METRICS = ("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss")
@@ -61,21 +51,6 @@ def collected(state: Progression) -> list[Row]:
     """The same of a study that has been looked at."""
     trainings = (state.valued(job) for job in state.plan.jobs() if job.kind == TRAINING)
     return [row(state, job) for job in trainings if job in state.done]
-
-
-def write_runs(path: Path, found: Sequence[Row]) -> None:
-    """Write the rows; measures of sharpness that any of them has are columns.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    sharpness = dict.fromkeys(name for each in found for name in each if name not in KNOWN)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [*COLUMNS, *sharpness, *ORIGIN], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    with atomic_write(path) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def row(state: Progression, job: Job) -> Row:

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 from studies.choice import as_table
-from studies.collect import RUNS_FILE, collected, write_runs
+from studies.collect import RUNS_FILE, collected
 from studies.finished import finished
 from studies.plan import STAGES, Job, Plan, module_of
 from studies.progression import Progression
+from studies.runs_file import write_runs
 from studies.table import SCRIPTS, Flags, read_study, tomllib
 from studies.workers import Processes, Workers, on_cluster
 from utilities.cli import Parser, positive_int

@@ -1,4 +1,4 @@
-"""The runs of a study as one CSV, a row a run: read with care, as it may be cut short or edited.
+"""The runs of a study as one CSV, a row a run: written whole, and read with care.
 
 Cells of what was not measured are empty. Columns ``sharpness:<name>`` and ``sharpness_se:<name>``
 are there for each measure that the study has.
@@ -10,8 +10,12 @@ import csv
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from utilities.files import atomic_write
 
 WORDS = ("study", "stage", "data", "optimizer", "base", "seed", "fold", "chosen")
 NUMBERS = (
@@ -59,6 +63,24 @@ class TrainedRun:
     def pair(self) -> tuple[int, int | None]:
         """Seed and fold: runs of two optimizers that agree in them are a pair."""
         return self.seed, self.fold
+
+
+def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows, by column; what a row has not is left empty.
+
+    Measures of sharpness that any of them has are columns.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    measures = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+    text = io.StringIO(newline="")
+    header = [*WORDS, *NUMBERS, *measures, *ORIGIN]
+    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_runs(path: Path) -> list[TrainedRun]:

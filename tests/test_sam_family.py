@@ -169,6 +169,12 @@ def test_normalisation_only_leaves_other_weights_where_they_are() -> None:
     assert moved == {"1.weight", "1.bias"}
 
 
+def test_normalisation_only_refuses_a_model_without_any() -> None:
+    """Nothing would climb, so that it would be the base optimizer under SAM's name."""
+    with pytest.raises(ValueError, match="the model has no normalisation layer"):
+        normalisation_only(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False)))
+
+
 @pytest.mark.parametrize("options", [{"every": 3, "looksam_alpha": 0.7}, {"fsam_sigma": 1.0}])
 def test_resume_carries_what_the_options_remember(options: dict[str, float]) -> None:
     w = START.clone().requires_grad_()
