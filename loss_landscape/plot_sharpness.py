@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill, shorten
 from typing import Any
 
 import numpy as np
@@ -281,7 +282,8 @@ def draw(axes: Axes, curves: Sequence[Curve]) -> None:
                 label += f", {edges.min():.3g} and more, above the picture"
             axes.plot(epochs, edges, "--", color=colour, lw=1.2, label=label)
         else:
-            axes.plot([], [], "--", color=colour, label=f"no edge: {curve.edge.why[0]}")
+            label = shorten(f"no edge: {curve.edge.why[0]}", 110, placeholder=" ...")
+            axes.plot([], [], "--", color=colour, label=fill(label, 58))
     seen = [edge for c in curves for edge in c.edges.values() if edge <= EMPTY * highest]
     lowest = min(row["lambda_max"] for curve in curves for row in curve.rows.values())
     axes.set_ylim(min(0.0, 1.1 * lowest), 1.1 * max([highest, *seen]) or 1.0)
