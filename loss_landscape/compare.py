@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loss_landscape.my_pyhessian.density_plot import Spectrum, draw_density, read_spectrum
+from loss_landscape.my_pyhessian import density_plot
+from loss_landscape.my_pyhessian.density_plot import draw_density
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.own_model import is_own
-from loss_landscape.page import MOST_SCENES, page, spectra_figure, surface_figure
+from loss_landscape.page import MOST_SCENES, layers_figure, page, spectra_figure, surface_figure
 from loss_landscape.plot_2D import (
     NAMES,
     add_colour_bar,
@@ -289,6 +291,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     refuse_different(surfaces, [m.surface for m in minima])
     contents = [m.content for m in minima]
     repeated = read_repetitions(args.repetitions, contents) if args.repetitions else []
+    spectra = [m.spectrum for m in minima if m.spectrum is not None]
+    if spectra:
+        density_plot.refuse_different([f"spectrum of {file}" for file in args.model_files], spectra)
     values = [grid(m.surface, args.surf_name).filled(np.nan) for m in minima]
     scale = make_scale(values, args.vmin, args.vmax, args.vlevel, args.log)
     written = [save_picture(draw(minima, args.surf_name, scale, repeated), args.output)]
@@ -317,6 +322,7 @@ def write_page(
         spectra_figure(spectra, labels) if spectra else None,
         [list(COLUMNS[: len(body[0])]), *body],
         caption,
+        layers_figure(spectra, labels) if spectra else None,
     )
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -12,17 +12,28 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
 
-from loss_landscape.my_pyhessian.density_plot import bandwidth, density
+from loss_landscape.my_pyhessian.density_plot import (
+    band_of,
+    described,
+    floor_of,
+    grid_of,
+    kernel_of,
+    rug_of,
+    styles,
+    ticks_of,
+)
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.scale import LARGEST, Scale, plain_numbers
 from loss_landscape.surface_file import ACCURACY, Surface
-from utilities.pictures import COLOURS, HEIGHTS, MARK
+from utilities.pictures import HEIGHTS, MARK
 
 MOST_SCENES = 12  # browsers end the oldest of more than 16 drawings in 3D
+DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}  # matplotlib's and plotly's
 MOST_LETTERS = 60  # of a label in a legend
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
@@ -133,32 +144,92 @@ def _checkpoint(surface: Surface, values: np.ndarray, scale: Scale) -> list[go.S
 
 
 def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figure:
-    """The densities of several spectra, smoothed as ``density_plot.py`` does."""
-    sigma = bandwidth(spectra)
-    low = min(float(s.nodes.min()) for s in spectra) - 6 * sigma
-    high = max(float(s.nodes.max()) for s in spectra) + 6 * sigma
-    grid = np.linspace(low, high, 2000)
+    """The densities of several spectra with bands and Ritz values, as ``density_plot.py`` has them.
+
+    The eigenvalues' axis is asinh(eigenvalue / linear), as the kernel is; ticks and what is under
+    the mouse say the eigenvalue itself.
+    """
+    kernel = kernel_of(spectra)
+    grid, floor = grid_of(spectra, kernel, 1000), floor_of(spectra, kernel)
+    places = kernel.place(grid)
     figure = go.Figure()
-    top = 0.0
+    top = floor
     for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
-        mean = density(spectrum.nodes, spectrum.weights, grid, sigma).mean(axis=0)
-        top = max(top, float(mean.max()))
-        line = {"color": COLOURS[i % len(COLOURS)]}
-        figure.add_scatter(x=grid, y=mean, name=_short(label), mode="lines", line=line)
-    parameters = max(int(s.record.get("parameters", 1_000_000)) for s in spectra)
-    floor = 0.01 / (parameters * sigma * np.sqrt(2 * np.pi))  # of one eigenvalue alone
+        look, name = styles(spectra)[i], _short(label)
+        found = band_of(spectrum, grid, kernel)
+        top = max(top, float(found.upper.max()))
+        red, green, blue = (round(255 * part) for part in to_rgb(look["color"]))
+        figure.add_scatter(
+            x=np.concatenate([places, places[::-1]]),
+            y=np.maximum(np.concatenate([found.upper, found.lower[::-1]]), floor / 1e3),
+            **{"fill": "toself", "fillcolor": f"rgba({red},{green},{blue},0.2)"},
+            **{"line": {"width": 0}, "hoverinfo": "skip", "legendgroup": f"{i}"},
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=places,
+            y=found.mean,
+            customdata=grid,
+            hovertemplate="eigenvalue %{customdata:.4g}<br>density %{y:.3g}",
+            **{"name": name, "mode": "lines", "legendgroup": f"{i}"},
+            line={"color": look["color"], "dash": DASHES[look["linestyle"]]},
+        )
+        values, heights = rug_of(spectrum)
+        marker = {"symbol": "line-ns-open", "color": look["color"], "size": 3 + 9 * heights}
+        figure.add_scatter(
+            x=kernel.place(values),
+            y=np.full(len(values), floor * 0.4 ** (i + 1)),
+            customdata=values,
+            hovertemplate="Ritz value %{customdata:.5g}",
+            **{"name": name, "mode": "markers", "legendgroup": f"{i}", "marker": marker},
+            showlegend=False,
+        )
+    low, high = grid[0], grid[-1]
+    ticks = ticks_of(kernel, low, high)
     figure.update_layout(
-        xaxis={"title": {"text": "eigenvalue of the Hessian"}},
+        xaxis={
+            "title": {"text": "eigenvalue of the Hessian"},
+            "tickvals": kernel.place(ticks),
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        },
         yaxis={
             "type": "log",
             "exponentformat": "power",
-            "range": [np.log10(floor), np.log10(2 * top)],
-            "title": {"text": f"spectral density (smoothed with sigma = {sigma:.2g})"},
+            "range": [np.log10(floor * 0.4 ** (len(spectra) + 1)), np.log10(2 * top)],
+            "title": {"text": "spectral density"},
         },
-        margin={"t": 10},
-        height=420,
+        title={"text": described(spectra, kernel), "font": {"size": 13}},
+        margin={"t": 40},
+        height=460,
         legend={"x": 0.99, "xanchor": "right", "y": 0.95},
         template="plotly_white",
+    )
+    return figure
+
+
+def layers_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figure | None:
+    """Bars of the layers' largest eigenvalues and traces; None where not all spectra have them."""
+    if not all(spectrum.record.get("per_layer") for spectrum in spectra):
+        return None
+    titles = ("largest eigenvalue of the layer's block", "trace (± standard error)")
+    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles)
+    for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
+        rows = spectrum.record["per_layer"]
+        names = [html.escape(f"{row['layer']} ({row['parameters']:,})") for row in rows]
+        measures = (("lambda_max", "residual"), ("trace", "trace_standard_error"))
+        for column, (measure, error) in enumerate(measures, 1):
+            figure.add_bar(
+                x=[row[measure] for row in rows],
+                y=names,
+                error_x={"array": [row[error] or 0.0 for row in rows], "thickness": 1},
+                **{"orientation": "h", "name": _short(label), "legendgroup": f"{i}"},
+                **{"showlegend": column == 1, "row": 1, "col": column},
+                marker={"color": styles(spectra)[i]["color"]},
+            )
+    count = len(spectra[0].record["per_layer"])
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(
+        height=max(240, 100 + count * (14 + 10 * len(spectra))), template="plotly_white"
     )
     return figure
 
@@ -174,6 +245,7 @@ def page(
     spectra: go.Figure | None,
     table: Sequence[Sequence[str]],
     caption: str,
+    layers: go.Figure | None = None,
 ) -> str:
     """The whole page.
 
@@ -183,6 +255,7 @@ def page(
         spectra: below them, or None.
         table: rows of text, the first the columns' names.
         caption: of the table.
+        layers: below the spectra, or None.
     """
     figures = []
     for i, (label, figure) in enumerate(surfaces):
@@ -198,6 +271,7 @@ def page(
         "scale of colours and heights, cut at its top; the cross is the checkpoint.</p>",
         f'<div class="surfaces">{"".join(figures)}</div>',
         "" if spectra is None else _div("spectra", spectra),
+        "" if layers is None else _div("layers", layers),
         f"<table><caption>{html.escape(caption)}</caption>",
         "".join(f"<tr>{row}</tr>" for row in cells) + "</table>",
         f"<script>{TURN_ALL}</script>",

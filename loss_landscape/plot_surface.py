@@ -29,8 +29,9 @@ from loss_landscape.directions import Direction, coordinates, cosine, fingerprin
 from loss_landscape.evaluation import Measure, axis, compute
 from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Way
 from loss_landscape.foreign_flags import add_foreign_flags
-from loss_landscape.on_ray import handed_out, require_ray
+from loss_landscape.on_ray import handed_out
 from loss_landscape.path_picture import draw_on, path_on
+from loss_landscape.ray_cluster import add_ray_flag, check_ray_flag
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from loss_landscape.surface_measure import (
@@ -63,23 +64,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_measure_flags(parser.add_argument_group("what is measured"))
     _add_result_flags(parser.add_argument_group("results"))
     add_run_flags(parser, seed=123)
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="hand the points to the workers of this Ray cluster, each with --threads threads (1 "
-        "if not given); without an address to processes of this machine",
-    )
+    add_ray_flag(parser, "the points")
     add_foreign_flags(parser)
     args = parser.parse_args(argv)
     check_directions(args)
     check_measure_flags(args)
     plot_2D.check_scale_flags(args)
     _check(args)
-    if args.ray is not None:
-        require_ray()
-        args.threads = args.threads or 1  # as the workers, so that values are the same bits
+    check_ray_flag(args)
     return args
 
 

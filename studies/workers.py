@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from loss_landscape.on_ray import RETRIES, cluster
+from loss_landscape.ray_cluster import RETRIES, cluster
 from studies.plan import Command, Job
 from utilities import cli
 

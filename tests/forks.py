@@ -22,7 +22,7 @@ SCRIPTS = {name: f"trainings.my_train_{name}" for name in ("cifar", "mitbih", "G
 SERVER = multiprocessing.get_context("forkserver")
 DATA = ("DatasetClass.TUD", "DatasetClass.mitbih", "wfdb")
 TOOLS = ("benchmarks.fuzz_readers", "benchmarks.kill_saves", "h5py", "pytest")
-LANDSCAPES = ("loss_landscape.evaluation",)
+LANDSCAPES = ("loss_landscape.evaluation", "loss_landscape.my_pyhessian.hessian")
 SERVER.set_forkserver_preload([*SCRIPTS.values(), *DATA, *TOOLS, *LANDSCAPES])
 
 

@@ -30,13 +30,18 @@ class Progress:
         what: is counted, such as "rows of the surface"; the lines begin with it.
         total: how many there will be; None if that is not known. May be set later.
         size: what is counted are bytes, shown as kB, MB and GB.
+        at_most: there may be fewer than ``total``.
 
     Attributes:
         count: of what is done.
+        note: what else is shown, such as an estimate so far; may be set at any time.
     """
 
-    def __init__(self, what: str, total: int | None = None, size: bool = False) -> None:
+    def __init__(
+        self, what: str, total: int | None = None, size: bool = False, at_most: bool = False
+    ) -> None:
         self.what, self.total, self.size, self.count = what, total, size, 0
+        self.of, self.note = "of at most" if at_most else "of", ""
         console = Console(highlight=False)
         columns = (TextColumn("{task.description}", markup=False), BarColumn())
         state = TextColumn("{task.fields[state]}", markup=False)
@@ -95,7 +100,8 @@ class Progress:
             None if number is None else decimal(number) if self.size else f"{number:,}"
             for number in (self.count, self.total or None)
         )
-        return f"{count}" if total is None else f"{count} of {total}"
+        counted = f"{count}" if total is None else f"{count} {self.of} {total}"
+        return f"{counted}, {self.note}" if self.note else counted
 
     def _say(self, rest: str) -> None:
         self.shown = time.monotonic()

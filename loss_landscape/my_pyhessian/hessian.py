@@ -5,14 +5,15 @@ r"""Eigenvalues, trace and spectral density of the Hessian at a checkpoint.
         --samples 1000 --probes 3 --lanczos_steps 40
 
 writes ``Eigenvalues/<name>_<optimizer>_eigen.npy`` and ``_weight.npy`` (nodes and weights of the
-density, probes x Lanczos steps) and ``<name>_<optimizer>.json`` (eigenvalues, residuals, trace,
-standard errors); ``density_plot.py`` draws them. From Python, with PyHessian's interface:
+density, a row a probe) and ``<name>_<optimizer>.json`` (eigenvalues at both ends with residuals,
+trace with its standard error, products); ``density_plot.py`` draws them. A run that was stopped
+goes on when its command line is given again. From Python, with PyHessian's interface:
 
     from loss_landscape.my_pyhessian.hessian import hessian
     values, vectors = hessian(model, criterion, data=batch).eigenvalues(top_n=5)
 
 The Hessian is that of the mean loss over all samples, in eval mode; ``operators.py`` says which
-criteria and batches it takes.
+criteria and batches it takes, ``probes.py`` how the parts are measured.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,51 @@ from torch.utils._pytree import tree_map
 from loss_landscape.my_pyhessian import stochastic
 from loss_landscape.my_pyhessian.batches import Forward, moved
 from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
-from loss_landscape.my_pyhessian.operators import Criterion, Denominator, HessianOperator
+from loss_landscape.my_pyhessian.operators import (
+    Criterion,
+    CurvatureOperator,
+    Denominator,
+    FisherOperator,
+    GaussNewtonOperator,
+    HessianOperator,
+)
+from loss_landscape.my_pyhessian.probes import (
+    Operators,
+    Probes,
+    Work,
+    eigenvalues,
+    here,
+    known_of,
+    layer_names,
+)
+from loss_landscape.my_pyhessian.probes_on_ray import on_ray, source
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
+    settings,
     spectrum_paths,
     write_spectrum,
 )
+from loss_landscape.my_pyhessian.unfinished import Unfinished
+from loss_landscape.ray_cluster import add_ray_flag, check_ray_flag, cluster
 from loss_landscape.restore import Restored, add_restore_flags, restore
-from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
+from utilities.cli import (
+    Parser,
+    add_run_flags,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    report_files,
+    run,
+)
 from utilities.files import locked, target
 from utilities.progress import Progress
+
+MATRICES: dict[str, type[CurvatureOperator]] = {
+    "hessian": HessianOperator,
+    "ggn": GaussNewtonOperator,
+    "fisher": FisherOperator,
+}
 
 
 # --- PyHessian's interface ------------------------------------------------------------------------
@@ -162,68 +198,129 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     add_restore_flags(parser, batch_size=256)
-    group = parser.add_argument_group("spectrum")
+    group = parser.add_argument_group("matrix")
     group.add_argument("--split", choices=["train", "val", "test"], default="train")
-    group.add_argument("--top_n", type=positive_int, default=5, help="eigenvalues to find")
     group.add_argument(
-        "--max_steps", type=positive_int, default=160, help="Lanczos steps for the eigenvalues"
+        "--matrix",
+        choices=list(MATRICES),
+        default="hessian",
+        help="ggn: the generalised Gauss-Newton matrix; fisher: the empirical Fisher matrix",
     )
     group.add_argument(
-        "--tol", type=positive_float, default=1e-3, help="residual over the largest eigenvalue"
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help="take the block of these modules or parameters (all if not given)",
     )
     group.add_argument(
-        "--probes", type=positive_int, default=10, help="random vectors for the density"
-    )
-    group.add_argument(
-        "--trace_probes", type=positive_int, default=100, help="random vectors for the trace"
-    )
-    group.add_argument(
-        "--lanczos_steps", type=positive_int, default=60, help="steps a probe of the density"
+        "--per_layer",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="find each layer's largest eigenvalue and trace too, of its own block",
     )
     group.add_argument("--dtype", choices=["float32", "float64"], default="float32")
-    group.add_argument(
+    _add_accuracy_flags(parser.add_argument_group("accuracy"))
+    parser.add_argument(
         "--overwrite",
         action=argparse.BooleanOptionalAction,
         default=False,
         help="replace a spectrum of another checkpoint or with other settings",
     )
     add_run_flags(parser, seed=0)
+    add_ray_flag(parser, "probes and layers")
     args = parser.parse_args(argv)
-    if args.top_n > args.max_steps:
-        parser.error(f"--top_n {args.top_n}: needs as many --max_steps, not {args.max_steps}")
+    if args.top_n + args.bottom_n > args.max_steps:
+        parser.error(
+            f"--top_n {args.top_n} --bottom_n {args.bottom_n}: need as many --max_steps, not "
+            f"{args.max_steps}"
+        )
+    check_ray_flag(args)
     return args
+
+
+def _add_accuracy_flags(group: Any) -> None:
+    for flag, kind, default, text in (
+        ("--top_n", positive_int, 5, "largest eigenvalues to find"),
+        ("--bottom_n", non_negative_int, 1, "lowest eigenvalues to find"),
+        ("--max_steps", positive_int, 160, "most products for the eigenvalues"),
+        ("--tol", positive_float, 1e-3, "residual over the largest eigenvalue"),
+        ("--probes", positive_int, 10, "most random vectors for the density"),
+        ("--lanczos_steps", positive_int, 60, "products for each of them"),
+        (
+            "--density_error",
+            positive_float,
+            0.05,
+            "stop the density where its error over the probes is this part of the eigenvalues' "
+            "mean magnitude (Wasserstein's distance, about)",
+        ),
+        ("--trace_probes", positive_int, 100, "most random vectors for the trace"),
+        ("--trace_error", positive_float, 0.02, "stop it at this standard error over the trace"),
+    ):
+        group.add_argument(flag, type=kind, default=default, help=text)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a spectrum as the command line says; return the path of its .json."""
     args = parse_args(argv)
     restored = restore(args)
-    run = restored.run
     batches = restored.batches(args.split, args.samples, args.batch_size)
-    skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads")
+    skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "ray")
     record: dict[str, Any] = {
         "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip}
         | {"loss_name": restored.loss_name, **restored.digests},
     }
-    paths = [target(path) for path in spectrum_paths(run.spectrum)]  # before hours of products
+    stem = _stem(restored.run.spectrum, args)
+    paths = [target(path) for path in spectrum_paths(stem)]  # before hours of products
     with locked(paths[-1], "--out_dir puts this one elsewhere"):
         if not args.overwrite:
-            refuse_other_spectrum(run.spectrum, record)
-        operator = _operator(restored, batches, args)
-        nodes, weights = _measure(operator, args, record)
-        record |= {"model_file": restored.path.name, "title": run.title}
+            refuse_other_spectrum(stem, record)
+        operators, sources = operators_of(restored, batches, args)
+        operator = operators(None)
+        record |= {"model_file": restored.path.name, "title": restored.run.title}
         record |= {"parameters": operator.flat.numel(), "samples": operator.samples}
-        paths = write_spectrum(run.spectrum, Spectrum(nodes, weights, record))
-    print(
-        f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
-        f"+- {record['trace_standard_error']:.2g} (standard error)"
-    )
+        record |= {name: str(restored.described[name]) for name in ("dataset", "model")}
+        record |= {"optimizer": restored.described.get("optimizer", "")}
+        unfinished = Unfinished(paths[-1].with_suffix(""), settings(record), args.overwrite)
+        with cluster(args.ray) if args.ray is not None else nullcontext() as ray:
+            nodes, weights = _measure(operators, args, record, unfinished, (ray, sources))
+        paths = write_spectrum(stem, Spectrum(nodes, weights, record))
+        unfinished.remove()
+    print("\n".join(summary(record)))
     report_files(paths)
     return paths[-1]
 
 
-def _operator(restored: Restored, batches: list[Any], args: argparse.Namespace) -> HessianOperator:
+def _stem(stem: Path, args: argparse.Namespace) -> Path:
+    """Another matrix's or a block's spectrum has a name of its own."""
+    more = [] if args.matrix == "hessian" else [args.matrix]
+    more += ["+".join(args.layers)[:80]] if args.layers else []
+    return stem.with_name("_".join([stem.name, *more]).replace("/", "."))
+
+
+def operators_of(
+    restored: Restored, batches: list[Any], args: argparse.Namespace
+) -> tuple[Operators, dict[str, Any]]:
+    """The matrix that the flags ask for, its blocks, and which checkpoint, data and loss it is of.
+
+    Raises:
+        ValueError: see CurvatureOperator; too few parameters.
+    """
+    whole = _operator(restored, batches, args)
+
+    def operators(layers: Sequence[str] | None) -> CurvatureOperator:
+        if layers is None:
+            return whole
+        kind = MATRICES[args.matrix]
+        return kind(whole.model, restored.loss, whole.batches, restored.forward, layers=layers)
+
+    sha256 = hashlib.sha256(args.model_file.read_bytes()).hexdigest()
+    return operators, {"checkpoint_sha256": sha256, **restored.settings}
+
+
+def _operator(
+    restored: Restored, batches: list[Any], args: argparse.Namespace
+) -> CurvatureOperator:
     dtype = getattr(torch, args.dtype)
 
     def convert(leaf: Any) -> Any:
@@ -231,42 +328,97 @@ def _operator(restored: Restored, batches: list[Any], args: argparse.Namespace) 
         return leaf.to(dtype) if floating else leaf
 
     model, converted = restored.model.to(dtype), tree_map(convert, batches)
-    operator = HessianOperator(model, restored.loss, converted, restored.forward)
-    if args.top_n > operator.flat.numel():
-        raise ValueError(f"--top_n {args.top_n}: the model has {operator.flat.numel()} parameters")
+    kind = MATRICES[args.matrix]
+    operator = kind(model, restored.loss, converted, restored.forward, layers=args.layers)
+    size = operator.flat.numel()
+    if args.top_n + args.bottom_n > size:
+        raise ValueError(
+            f"--top_n {args.top_n} --bottom_n {args.bottom_n}: there are {size} parameters"
+        )
     return operator
 
 
 def _measure(
-    operator: HessianOperator, args: argparse.Namespace, record: dict[str, Any]
+    operators: Operators,
+    args: argparse.Namespace,
+    record: dict[str, Any],
+    unfinished: Unfinished,
+    shared: tuple[Any, dict[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fill ``record`` with eigenvalues and trace; return the density's nodes and weights."""
-    generator = torch.Generator().manual_seed(args.seed)
-    flat = operator.flat
-    start = stochastic.rademacher(flat.numel(), flat, generator)
-    with Progress("Hessian products") as progress:
-        tick = progress.update
-        pairs = extreme_eigenvalues(
-            operator, start, args.top_n, args.max_steps, args.tol, tick, seed=args.seed
-        )
-        nodes, weights = stochastic.quadrature(
-            operator, flat, generator, args.probes, args.lanczos_steps, tick
-        )
-        known = (pairs.basis, pairs.basis_trace)
-        samples = stochastic.hutchinson(
-            operator, flat, generator, args.trace_probes, args.tol, tick, *known
-        )
+    """Fill ``record``; return the density's nodes and weights."""
+    operator, (ray, sources) = operators(None), shared
+    names = layer_names(operator) if args.per_layer else {}
+    with Progress("Hessian products", at_most=True) as progress:
+        if "eigenvalues" not in unfinished.pieces:
+            progress.total = args.max_steps + args.probes * args.lanczos_steps + args.trace_probes
+            unfinished.add("eigenvalues", eigenvalues(operator, args, progress))
+        piece = unfinished.pieces["eigenvalues"]
+        known = known_of(piece, operator.flat)
+        work = Work(operators, args, known, list(names.values()), progress.update)
+        handout = here(work)
+        if ray is not None:
+            handout = on_ray(ray, args, work, source(sources, operator), progress.update)
+        probes = Probes(unfinished, handout, args, progress)
+        density = probes.density()
+        trace = probes.trace(density.pop("trace_samples"))
+        layers = probes.layers(list(names))
+        progress.total, progress.note = progress.count, ""
+    nodes, weights = density.pop("nodes"), density.pop("weights")
+    values = piece["eigenvalues"]
     record |= {
-        "eigenvalues": pairs.values.tolist(),
-        "residuals": pairs.residuals.tolist(),
-        "converged": pairs.converged,
-        "lambda_max": max(float(pairs.values.max()), float(nodes.max())),
-        "lambda_min": min(float(pairs.values.min()), float(nodes.min())),
-        "trace": float(np.mean(samples)),
-        "trace_standard_error": stochastic.standard_error(samples),
-        "trace_samples": samples,
+        "eigenvalues": values.tolist(),
+        "residuals": piece["residuals"].tolist(),
+        "ends": ["top"] * args.top_n + ["bottom"] * args.bottom_n,
+        "converged": bool(piece["converged"]),
+        "lambda_max": max(float(values.max()), float(nodes.max())),
+        "lambda_min": min(float(values.min()), float(nodes.min())),
+        "known": len(piece["values"]),
+        "products": {
+            "eigenvalues": int(piece["products"]),
+            "density": density.pop("products"),
+            "trace": trace.pop("products"),
+            "layers": sum(row["products"] for row in layers),
+        },
+        "density_probes": len(nodes),
+        **{f"density_{name}": value for name, value in density.items()},
+        "trace_stopped": trace.pop("stopped"),
+        **trace,
+        "per_layer": layers,
     }
     return nodes, weights
+
+
+def summary(record: dict[str, Any]) -> list[str]:
+    """What was found, for people."""
+    given = record["arguments"]
+    part = "all" if given["samples"] is None else "a fixed subset of"
+    block = f", block of {', '.join(given['layers'])}" if given["layers"] else ""
+    lines = [
+        f"{given['matrix']} over {part} {record['samples']:,} samples of {given['split']}, "
+        f"{record['parameters']:,} parameters{block}",
+        f"{'eigenvalue':>12} {'residual':>10}  end",
+    ]
+    pairs = zip(record["eigenvalues"], record["residuals"], record["ends"], strict=True)
+    lines += [f"{value:>12.5g} {residual:>10.2g}  {end}" for value, residual, end in pairs]
+    if record["per_layer"]:
+        lines.append(f"{'lambda_max':>12} {'residual':>10} {'trace':>12} {'error':>10}  layer")
+    for row in record["per_layer"]:
+        lines.append(
+            f"{row['lambda_max']:>12.5g} {row['residual']:>10.2g} {row['trace']:>12.5g} "
+            f"{row['trace_standard_error']:>10.2g}  {row['layer']} ({row['parameters']:,})"
+        )
+    made = {name: number for name, number in record["products"].items() if number}
+    return [
+        *lines,
+        f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
+        f"+- {record['trace_standard_error']:.2g} (standard error of {len(record['trace_samples'])}"
+        f" samples), stopped {record['trace_stopped']}",
+        f"density: error over {record['density_probes']} probes "
+        f"{100 * record['density_error']:.2g} % of the eigenvalues' mean magnitude, stopped "
+        f"{record['density_stopped']}",
+        f"{sum(made.values()):,} products: "
+        + ", ".join(f"{number:,} for {name}" for name, number in made.items()),
+    ]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor
 Matvec = Callable[[Tensor], Tensor]
 Select = Callable[[np.ndarray, int], np.ndarray]  # values, count -> indices of the best, in order
 Tick = Callable[[], None]  # called after each product, for a progress display
+Report = Callable[[np.ndarray, np.ndarray], None]  # the best values so far, and their residuals
 F = TypeVar("F", bound=Callable[..., Any])
 ROUNDING = 10  # times the type's epsilon: what is left of a vector by rounding alone
 
@@ -45,6 +46,27 @@ def both_ends(values: np.ndarray, count: int) -> np.ndarray:
     order = np.stack([falling, rising], axis=1).ravel()
     _, first = np.unique(order, return_index=True)  # an odd number meets in the middle
     return order[np.sort(first)][:count]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Chooses the ``top`` largest and the ``bottom`` lowest values; of another count in proportion.
+
+    The first of each end come first, so that no end is forgotten.
+    """
+
+    top: int
+    bottom: int
+
+    def __call__(self, values: np.ndarray, count: int) -> np.ndarray:
+        falling, rising = (np.argsort(v, kind="stable") for v in (-values, values))
+        places = np.arange(len(values))
+        ends = ((falling, self.top), (rising, self.bottom))
+        ranks = np.concatenate([places / wanted for _, wanted in ends if wanted])
+        order = np.concatenate([end for end, wanted in ends if wanted])
+        order = order[np.argsort(ranks, kind="stable")]
+        _, first = np.unique(order, return_index=True)  # few values are at both ends
+        return order[np.sort(first)][:count]
 
 
 # --- Krylov space ---------------------------------------------------------------------------------
@@ -172,7 +194,9 @@ class Eigenpairs:
     Attributes:
         products: how many were made.
         basis: (n, dim), orthonormal rows; the space in which the pairs were found.
-        basis_trace: trace of the matrix within it.
+        projected: (n, n), the matrix within it.
+        settled: values (k,) and vectors (k, dim) of all pairs in it, more than were asked for,
+            whose residual is as small as was asked and at most a tenth of the value.
     """
 
     values: np.ndarray
@@ -181,7 +205,13 @@ class Eigenpairs:
     converged: bool
     products: int
     basis: Tensor
-    basis_trace: float
+    projected: np.ndarray
+    settled: tuple[np.ndarray, Tensor]
+
+    @property
+    def basis_trace(self) -> float:
+        """Trace of the matrix within ``basis``."""
+        return float(np.trace(self.projected))
 
 
 @without_autocast
@@ -195,6 +225,7 @@ def extreme_eigenvalues(
     select: Select = largest_magnitude,
     copies: bool = True,
     seed: int = 0,
+    report: Report | None = None,
 ) -> Eigenpairs:
     """The ``count`` eigenvalues that ``select`` prefers, by Lanczos with thick restarts.
 
@@ -213,6 +244,7 @@ def extreme_eigenvalues(
         select: which ones; see ``largest_magnitude`` and ``both_ends``.
         copies: look for copies of repeated eigenvalues.
         seed: of the vectors that later searches begin with.
+        report: called with the best values so far and their residuals, after each product.
 
     Raises:
         ValueError: a product is NaN or infinite, or ``count`` is out of its range.
@@ -228,6 +260,8 @@ def extreme_eigenvalues(
         space.extend()
         values, vectors, residuals = space.ritz()
         best = select(values, count)
+        if report:
+            report(values[best], residuals[best])
         bound = tol * max(float(np.abs(values).max()), 1e-30)
         found = len(best) == count and bool((residuals[best] <= bound).all())
         again = space.beta == 0
@@ -253,9 +287,11 @@ def extreme_eigenvalues(
         warnings.warn(
             f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=2
         )
-    trace = float(np.trace(space.projected[: space.n, : space.n]))
     pairs = (values[best], _combined(vectors[:, best], space.basis), residuals[best])
-    return Eigenpairs(*pairs, found, products, space.basis, trace)
+    few = residuals <= np.minimum(bound, 0.1 * np.abs(values))
+    settled = (values[few], _combined(vectors[:, few], space.basis))
+    projected = space.projected[: space.n, : space.n].copy()
+    return Eigenpairs(*pairs, found, products, space.basis, projected, settled)
 
 
 def _nothing_left(

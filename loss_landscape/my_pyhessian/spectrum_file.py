@@ -1,7 +1,8 @@
 """The files of a spectrum: ``<stem>_eigen.npy``, ``<stem>_weight.npy`` and ``<stem>.json``.
 
-The arrays, both (probes, Lanczos steps) float64, are nodes and weights of the spectral density; the
-record holds eigenvalues, residuals, trace and standard errors, and what they were computed from.
+The arrays, both (probes, k + Lanczos steps) float64, are nodes and weights of the spectral density,
+in each row first the k known eigenvalues (0 in files of older versions); the record holds
+eigenvalues, residuals, trace and standard errors, and what they were computed from.
 All three are written and read here alone.
 """
 
@@ -66,8 +67,9 @@ def write_spectrum(stem: Path, spectrum: Spectrum) -> list[Path]:
     """
     record = {**spectrum.record, "arrays_sha256": _digest(spectrum.nodes, spectrum.weights)}
     # One probe has no standard error; JSON has null for that and no NaN.
-    nan = [key for key, value in record.items() if isinstance(value, float) and math.isnan(value)]
-    record |= dict.fromkeys(nan)
+    for row in (record, *record.get("per_layer", ())):
+        nan = [key for key, value in row.items() if isinstance(value, float) and math.isnan(value)]
+        row |= dict.fromkeys(nan)
     paths = spectrum_paths(stem)
     for path, array in zip(paths, (spectrum.nodes, spectrum.weights), strict=False):
         with atomic_write(path) as part:
@@ -107,14 +109,14 @@ def refuse_other_spectrum(stem: Path, record: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        old, new = _settings(_read_record(path)), _settings(record)
+        old, new = settings(_read_record(path)), settings(record)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: holds an unreadable record; {REMEDY}") from error
     refuse_other(path, old, new, "spectrum", REMEDY)
 
 
-def _settings(record: dict[str, Any]) -> dict[str, Any]:
-    """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
+def settings(record: dict[str, Any]) -> dict[str, Any]:
+    """What makes two spectra the same, by flag; the checkpoint's digest stands for its file."""
     flags = {f"--{name}": value for name, value in record["arguments"].items()}
     return {"checkpoint": record["checkpoint_sha256"], **flags}
 

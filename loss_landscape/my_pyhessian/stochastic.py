@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
-from loss_landscape.my_pyhessian.lanczos import Matvec, Tick, lanczos, no_tick, without_autocast
+from loss_landscape.my_pyhessian.lanczos import (
+    Eigenpairs,
+    Matvec,
+    Tick,
+    lanczos,
+    no_tick,
+    without_autocast,
+)
+
+
+NORMAL = float(stats.norm.ppf(0.975))
 
 
 def rademacher(dim: int, template: Tensor, generator: torch.Generator) -> Tensor:
@@ -94,3 +107,148 @@ def quadrature(
         nodes[probe] = np.pad(values, (0, steps - len(values)), mode="edge")
         weights[probe, : len(values)] = vectors[0] ** 2
     return nodes, weights
+
+
+# --- beside what an eigenvalue run knows ----------------------------------------------------------
+@dataclass
+class Known:
+    """What a matrix's eigenvalue run knows of it, which random vectors then need not find.
+
+    Attributes:
+        values: (k,), eigenvalues.
+        vectors: (k, dim), their orthonormal eigenvectors.
+        basis: (q, dim), the space in which they were found, orthonormal rows.
+        projected: (q, q), the matrix within it.
+    """
+
+    values: np.ndarray
+    vectors: Tensor
+    basis: Tensor
+    projected: np.ndarray
+
+    @classmethod
+    def of(cls, pairs: Eigenpairs) -> Known:
+        return cls(*pairs.settled, pairs.basis, pairs.projected)
+
+    @property
+    def trace(self) -> float:
+        """Trace of the matrix within ``basis``."""
+        return float(np.trace(self.projected))
+
+
+@dataclass
+class Probe:
+    """What one random vector tells: nodes and weights (k + steps,), and a sample of the trace."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    trace: float
+    products: int
+
+
+def direction(template: Tensor, seeds: Sequence[int]) -> Tensor:
+    """A unit vector (dim,), all directions alike; its generator is seeded by ``seeds`` alone.
+
+    So which vector a probe has hangs neither on the probes before it nor on where it is made.
+    """
+    seed = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    v = torch.randn(template.numel(), generator=generator, dtype=torch.float64)
+    return (v / v.norm()).to(template)
+
+
+@without_autocast
+def probe(matvec: Matvec, known: Known, start: Tensor, steps: int, tick: Tick = no_tick) -> Probe:
+    """Stochastic Lanczos quadrature of what is orthogonal to the known eigenvectors.
+
+    Each known eigenvalue gets the weight 1 / dim that it has, which a random vector gives it only
+    on average: the large ones would make most of the variance. The start's part orthogonal to the
+    eigenvectors is uniform among its directions, so that weights and trace are unbiased.
+
+    The trace costs no product: it is v'Av of the part v that is orthogonal to the whole basis, as
+    Hutch++ has it (Meyer et al. 2021) with a space that is there already.
+
+    Args:
+        matvec: product with a symmetric matrix.
+        known: found without ``start``.
+        start: (dim,), a random ``direction``.
+        steps: of Lanczos.
+        tick: called after each product.
+
+    Raises:
+        ValueError: a product is NaN or infinite.
+    """
+    dim, k = start.numel(), len(known.values)
+    masses = np.full(k, 1 / dim)
+    if k == dim:
+        return Probe(known.values, masses, known.trace, 0)
+    products: list[Tensor] = []  # the first one
+
+    def rest(v: Tensor) -> Tensor:
+        product = matvec(v)
+        if not products:
+            products.append(product)
+        return _outside(known.vectors, product)
+
+    t = lanczos(rest, _outside(known.vectors, start), min(steps, dim - k), tick)
+    values, vectors = t.ritz()
+    return Probe(
+        np.concatenate([known.values, values]),
+        np.concatenate([masses, vectors[0] ** 2 * (1 - k / dim)]),
+        _trace_sample(known, t.basis[0], products[0]),
+        len(values),
+    )
+
+
+@without_autocast
+def trace_sample(matvec: Matvec, known: Known, start: Tensor) -> float:
+    """A sample of the trace from one product, as ``probe`` has it."""
+    if len(known.basis) == start.numel():
+        return known.trace
+    v = _outside(known.basis, start)
+    return _trace_sample(known, v, matvec(v))
+
+
+def _trace_sample(known: Known, v: Tensor, product: Tensor) -> float:
+    """From v and Av: the part w of v outside of the basis has w'Aw / w'w, and there are dim - q."""
+    left = v.numel() - len(known.basis)
+    if not left:
+        return known.trace
+    inside = (known.basis @ v).double().cpu().numpy()
+    mixed = (known.basis @ product).double().cpu().numpy()
+    v, product = v.double(), product.double()
+    quadratic = float(v @ product) - 2 * inside @ mixed + inside @ known.projected @ inside
+    return known.trace + left * float(quadratic) / (float(v @ v) - float(inside @ inside))
+
+
+def _outside(basis: Tensor, v: Tensor) -> Tensor:
+    """The part of v that is orthogonal to the rows of ``basis``; twice, against rounding."""
+    for _ in range(2):
+        v = v - basis.T @ (basis @ v)
+    return v
+
+
+def half_width(samples: Sequence[float]) -> float:
+    """Half of a 95 % interval of the mean, by Student's t; NaN for fewer than two samples."""
+    freedom = max(len(samples) - 1, 1)
+    return float(stats.t.ppf(0.975, freedom)) * standard_error(list(samples))
+
+
+def is_exact_enough(samples: Sequence[float], error: float) -> bool:
+    """Whether a mean's standard error is at most ``error`` of it, with room for its own error.
+
+    A standard error of few samples is itself uncertain, and a rule that stops when it is small
+    stops where it is too small: Student's quantile over the normal one makes up for that.
+    """
+    return half_width(samples) / NORMAL <= error * abs(float(np.mean(samples)))
+
+
+def rounds(first: int, most: int) -> list[int]:
+    """After how many samples to ask whether they suffice: ``first``, half as many more each time.
+
+    Few looks keep the interval that a stop leaves honest; ``most`` ends it.
+    """
+    counts = [min(first, most)]
+    while counts[-1] < most:
+        counts.append(min(math.ceil(1.5 * counts[-1]), most))
+    return counts

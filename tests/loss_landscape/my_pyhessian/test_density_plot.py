@@ -10,13 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from loss_landscape.my_pyhessian import density_plot
+from loss_landscape.my_pyhessian.spectral_density import Kernel
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, write_spectrum
 
 
 def test_density_integrates_to_one_and_hides_no_eigenvalue() -> None:
     nodes, weights = np.array([[-3.0, 0.0, 9.0]]), np.array([[0.1, 0.7, 0.2]])
     grid = np.linspace(-5, 11, 20_001)
-    rows = density_plot.density(nodes, weights, grid, 0.1)
+    rows = density_plot.density(nodes, weights, grid, Kernel(math.inf, 0.1))
     integral = np.trapezoid if hasattr(np, "trapezoid") else np.trapz
     assert integral(rows[0], grid) == pytest.approx(1, abs=1e-6)
     assert integral(rows[0] * grid, grid) == pytest.approx(-0.3 + 1.8, abs=1e-6)
@@ -52,13 +53,16 @@ def test_what_cannot_be_drawn_is_refused(spectrum: Spectrum, sigma: float | None
 def test_constant_spectra_are_drawn(value: float) -> None:
     axes = Figure().subplots()
     density_plot.draw_density(axes, [flat(value)], ["x"])
-    assert np.isfinite(axes.lines[0].get_ydata()).all()
+    drawn = axes.lines[0].get_ydata()
+    assert not np.isinf(drawn).any() and np.isfinite(drawn).sum() > 100
 
 
 def test_a_peak_narrower_than_the_grid_is_drawn() -> None:
     axes = Figure().subplots()
     density_plot.draw_density(axes, [pair(0.1234567, 1)], ["x"], sigma=1e-7)
-    assert axes.lines[0].get_ydata().max() == pytest.approx(0.5 / (1e-7 * math.sqrt(2 * math.pi)))
+    assert np.nanmax(axes.lines[0].get_ydata()) == pytest.approx(
+        0.5 / (1e-7 * math.sqrt(2 * math.pi))
+    )
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.", "picture.xyz"])

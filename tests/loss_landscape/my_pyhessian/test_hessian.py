@@ -145,10 +145,10 @@ def test_the_scripts_write_a_spectrum_and_its_picture(
         suffix = "_TINY" if name == "GCN" else ""
         stem = tmp_path / "Eigenvalues" / f"{name}_SAM{suffix}"
         spectrum = read_spectrum(stem)
-        assert spectrum.nodes.shape == (2, 5)
         record = json.loads(Path(f"{stem}.json").read_text())
+        assert spectrum.nodes.shape == (2, record["known"] + 5)
         assert record["lambda_max"] >= spectrum.nodes.max()
-        assert len(record["residuals"]) == 1
+        assert len(record["residuals"]) == 2 and record["ends"] == ["top", "bottom"]
         assert record["trace_standard_error"] > 0
         assert density_plot.main(["--spectrum", str(stem), "--out_dir", str(tmp_path)]).is_file()
     again = run_here(main, *model, *flags[:-1], 21, *common)
