@@ -26,7 +26,7 @@ from loss_landscape.my_pyhessian.stochastic import Known, direction
 from loss_landscape.my_pyhessian.unfinished import Piece, Unfinished
 from utilities.progress import Progress
 
-FIRST_DENSITY, FIRST_TRACE = 6, 16  # probes, before the first look at their error
+FIRST_DENSITY, FIRST_TRACE = 6, 24  # probes, before the first look at their error
 # What the seeds of random vectors begin with, after the command line's.
 START, DENSITY, TRACE, LAYER = range(4)
 Operators = Callable[[Sequence[str] | None], CurvatureOperator]  # of the parameters so named

@@ -20,7 +20,6 @@ from loss_landscape.my_pyhessian.lanczos import (
     without_autocast,
 )
 
-
 NORMAL = float(stats.norm.ppf(0.975))
 
 

@@ -38,7 +38,7 @@ def known_of(matrix: Tensor, ends: Ends) -> Known:
 
 
 # --- errors ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "error"), [("uniform", 0.02), ("slow", 0.006)])
+@pytest.mark.parametrize(("name", "error"), [("uniform", 0.01), ("slow", 0.0035)])
 def test_the_intervals_of_the_trace_cover_it_under_the_stop_rule(name: str, error: float) -> None:
     """Nominally in 95 % of all cases, within 93 and 97 %; the seeds are fixed.
 
@@ -50,18 +50,18 @@ def test_the_intervals_of_the_trace_cover_it_under_the_stop_rule(name: str, erro
     covered, at_once, taken = 0, 0, []
     for run in range(500):
         samples: list[float] = []
-        for count in stochastic.rounds(16, 200):
+        for count in stochastic.rounds(24, 200):
             while len(samples) < count:
-                start = direction(matrix[0], (run, len(samples)))
+                start = direction(matrix[0], (7, run, len(samples)))
                 samples.append(stochastic.trace_sample(lambda v: matrix @ v, known, start))
             far, half = abs(np.mean(samples) - sum(values)), stochastic.half_width(samples)
-            at_once += count == 16 and far <= half
+            at_once += count == 24 and far <= half
             if stochastic.is_exact_enough(samples, error):
                 break
         covered += far <= half
         taken.append(len(samples))
     assert 0.93 <= covered / 500 <= 0.97 and 0.93 <= at_once / 500 <= 0.97
-    assert 18 < np.mean(taken) < 150  # it stops by its error
+    assert 26 < np.mean(taken) < 150  # it stops by its error
 
 
 @pytest.mark.parametrize("name", ["outliers", "uniform", "repeated", "pairs", "low rank", "zero"])
