@@ -285,7 +285,7 @@ def extreme_eigenvalues(
         if len(best) == count and (residuals[best] <= bound).all():
             reason = "copies of repeated ones may be missing; raise --max_steps"
         warnings.warn(
-            f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=2
+            f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=5
         )
     pairs = (values[best], _combined(vectors[:, best], space.basis), residuals[best])
     few = residuals <= np.minimum(bound, 0.1 * np.abs(values))

@@ -14,7 +14,7 @@ import pytest
 
 from loss_landscape import compare
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
-from loss_landscape.page import page, spectra_figure, surface_figure
+from loss_landscape.page import layers_figure, page, spectra_figure, surface_figure
 from loss_landscape.scale import make_scale
 from loss_landscape.surface_file import Surface
 
@@ -38,10 +38,14 @@ def make_page() -> str:
     figures = [surface_figure(s, "train_loss", scale, "training loss") for s in SURFACES]
     rng = np.random.default_rng(0)
     weights = np.full((2, 4), 0.25)
-    spectra = [Spectrum(rng.normal(size=(2, 4)), weights, {"parameters": 9}) for _ in EVIL]
+    layer = {"layer": EVIL[1], "parameters": 2, "lambda_max": 1.0, "residual": 0.1}
+    record = {"per_layer": [{**layer, "trace": 3.0, "trace_standard_error": None}]}
+    record["parameters"] = 9
+    spectra = [Spectrum(rng.normal(size=(2, 4)), weights, record) for _ in EVIL]
     named = list(zip(EVIL, figures, strict=True))
     rows = [["minimum", "number"], *([name, "1 ± 2"] for name in EVIL)]
-    return page(EVIL[0], named, spectra_figure(spectra, EVIL), rows, EVIL[1])
+    layers = layers_figure(spectra, EVIL)
+    return page(EVIL[0], named, spectra_figure(spectra, EVIL), rows, EVIL[1], layers)
 
 
 def test_interpolated_values_say_so_under_the_mouse() -> None:

@@ -111,3 +111,15 @@ def test_forced_colours_make_no_bar_in_a_pipe(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "\x1b" not in done.stdout and done.stdout.startswith("[rows] ...\nnote 0\n")
+
+
+def test_a_bound_and_an_estimate_are_shown(clock, capsys) -> None:
+    with Progress("products", 50, at_most=True) as shown:
+        clock.now += 12
+        shown.note = "trace 3 +- 1"
+        shown.update(10)
+        shown.total, shown.note = 10, ""
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "products: 10 of at most 50, trace 3 +- 1, 48.0 s left",
+        "products: 10 of at most 10, in 12.0 s",
+    ]

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from loss_landscape.my_pyhessian import density_plot
-from loss_landscape.my_pyhessian.spectral_density import Kernel
+from loss_landscape.my_pyhessian.spectral_density import Kernel, band, choose_kernel
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, write_spectrum
 
 
@@ -77,3 +77,97 @@ def test_an_output_that_names_no_picture_is_refused(
         density_plot.main(["--spectrum", str(tmp_path / "x"), "--output", str(tmp_path / name)])
     assert "no picture's name" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
+
+
+# --- several spectra ------------------------------------------------------------------------------
+def taken(optimizer: str, **flags: object) -> Spectrum:
+    rng = np.random.default_rng(len(optimizer))
+    nodes = np.sort(rng.normal(size=(4, 6)) ** 3)
+    record = {"parameters": 50, "optimizer": optimizer, "dataset": "MUTAG", "arguments": flags}
+    record |= {"lambda_max": 1.0, "lambda_min": 0.0, "trace": 1.0, "title": f"GCN, {optimizer}"}
+    layer = {"parameters": 5, "lambda_max": 1.0, "residual": 0.1, "trace": 2.0}
+    record["per_layer"] = [
+        {"layer": f"conv{i}", "trace_standard_error": None if i else 0.2, **layer} for i in range(3)
+    ]
+    return Spectrum(nodes, np.full((4, 6), 1 / 6), record)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"samples": 100},
+        {"split": "test"},
+        {"matrix": "ggn"},
+        {"layers": ["classifier"]},
+        {"loss_name": "crossentropy"},
+    ],
+)
+def test_spectra_that_were_taken_otherwise_are_not_drawn_together(
+    flags: dict, tmp_path: Path
+) -> None:
+    write_spectrum(tmp_path / "a", taken("SAM"))
+    write_spectrum(tmp_path / "b", taken("SGD", **flags))
+    argv = ["--spectrum", str(tmp_path / "a"), str(tmp_path / "b"), "--output"]
+    with pytest.raises(ValueError, match=rf"b: differs from .*a in --{next(iter(flags))} "):
+        density_plot.main([*argv, str(tmp_path / "x.png")])
+    assert not (tmp_path / "x.png").exists()
+    other = taken("SGD")
+    other.record["dataset"] = "PROTEINS"
+    with pytest.raises(ValueError, match=r"--dataset \(PROTEINS, not MUTAG\)"):
+        density_plot.refuse_different(["a", "b"], [taken("SAM"), other])
+    del other.record["dataset"]  # an older file
+    density_plot.refuse_different(["a", "b"], [taken("SAM"), other])
+
+
+def test_one_optimizer_has_one_colour_and_each_run_its_style() -> None:
+    found = density_plot.styles([taken(name) for name in ("SAM", "SGD", "SAM", "ADAM")])
+    colours = [look["color"] for look in found]
+    assert colours[0] == colours[2] and len(set(colours)) == 3
+    assert [look["linestyle"] for look in found] == ["-", "-", "--", "-"]
+
+
+def test_layers_and_densities_of_several_spectra_are_drawn(tmp_path: Path, capsys) -> None:
+    stems = [str(tmp_path / name) for name in ("SAM", "SGD")]
+    for stem in stems:
+        write_spectrum(Path(stem), taken(Path(stem).name))
+    for flags in ([], ["--per_layer"], ["--sigma", "0.1"]):
+        output = tmp_path / "both.png"
+        density_plot.main(["--spectrum", *stems, *flags, "--output", str(output)])
+        assert output.is_file()
+    assert "smoothed with sigma = " in capsys.readouterr().out
+    path = density_plot.main(["--spectrum", stems[0], "--per_layer", "--out_dir", str(tmp_path)])
+    assert path == tmp_path / "plots" / "eig_SAM_layers.png" and path.is_file()
+    bare = taken("SAM")
+    bare.record["per_layer"] = []
+    with pytest.raises(ValueError, match=r"has no layers; hessian\.py --per_layer"):
+        density_plot.draw_layers(Figure(), [bare], ["x"])
+
+
+# --- the kernel and the band ----------------------------------------------------------------------
+@pytest.mark.parametrize("linear", [0.01, 1.0, math.inf])
+def test_the_chosen_kernel_keeps_the_mass(linear: float) -> None:
+    nodes, weights = np.array([[-3.0, 0.0, 0.02, 9.0]]), np.array([[0.1, 0.5, 0.2, 0.2]])
+    kernel = Kernel(linear, 0.1)
+    grid = kernel.value(np.linspace(*(kernel.place(np.array([-9.0, 30.0]))), 40_001))
+    (row,) = density_plot.density(nodes, weights, grid, kernel)
+    assert ((row[1:] + row[:-1]) / 2) @ np.diff(grid) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_kernel_follows_the_bulk_and_its_outliers() -> None:
+    bulk = np.random.default_rng(0).normal(0, 0.01, 1000)
+    nodes = np.append(bulk, [5.0, 10.0])[None]
+    kernel = choose_kernel([nodes], [np.full(nodes.shape, 1 / nodes.size)])
+    assert kernel.linear == pytest.approx(np.quantile(np.abs(bulk), 0.9), rel=0.05)
+    assert str(kernel) in density_plot.described([Spectrum(nodes, nodes, {})], kernel)
+
+
+def test_a_band_holds_the_expectation_in_95_of_100_cases() -> None:
+    rows = np.random.default_rng(1).gamma(20, size=(500, 6, 1))
+    held = [b.lower[0] <= 20 <= b.upper[0] for b in map(band, rows)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_pyhessians_picture_has_its_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    density_plot.get_esd_plot([[0.0, 1.0]], [[0.5, 0.5]])
+    assert (tmp_path / "example.pdf").is_file()

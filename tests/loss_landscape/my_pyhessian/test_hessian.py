@@ -154,3 +154,24 @@ def test_the_scripts_write_a_spectrum_and_its_picture(
     again = run_here(main, *model, *flags[:-1], 21, *common)
     assert again.returncode == 2
     assert "differs in --max_steps" in again.stderr
+
+
+def test_pyhessians_example_runs_as_written(tmp_path: Path, monkeypatch) -> None:
+    """The calls of its example_pyhessian_analysis.py, that its README starts; two imports changed.
+
+    Its model is wrapped in DataParallel and its loader's batches are pairs.
+    """
+    monkeypatch.chdir(tmp_path)
+    model, inputs, targets = case("mitbih")
+    model = torch.nn.DataParallel(model)
+    criterion = nn.CrossEntropyLoss()
+    args = {"data": (inputs, targets), "dataloader": [(inputs[:3], targets[:3])]}
+    for name, value in args.items():
+        hessian_comp = hessian(model, criterion, cuda=False, **{name: value})
+        top_eigenvalues, _ = hessian_comp.eigenvalues()
+        trace = hessian_comp.trace()
+        density_eigen, density_weight = hessian_comp.density()
+        assert len(top_eigenvalues) == 1 and np.isfinite(np.mean(trace))
+        assert np.shape(density_eigen) == np.shape(density_weight) == (1, 100)
+        density_plot.get_esd_plot(density_eigen, density_weight)
+        assert (tmp_path / "example.pdf").is_file()
