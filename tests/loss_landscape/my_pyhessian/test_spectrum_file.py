@@ -64,7 +64,7 @@ def test_a_link_to_nothing_is_found_before_the_products(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kind: a result that can't be written, of which only the lock's name was looked at before."""
-    monkeypatch.setattr(hessian, "_measure", lambda *_: pytest.fail("computed first"))
+    monkeypatch.setattr(hessian, "measure", lambda *_: pytest.fail("computed first"))
     folder = tmp_path / "Eigenvalues"
     folder.mkdir()
     (folder / f"GCN_SAM{ending}").symlink_to("nowhere")
