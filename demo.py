@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loss_landscape import compare, plot_surface
+from loss_landscape import compare, plot_sharpness, plot_surface, sharpness
 from loss_landscape.my_pyhessian import density_plot, hessian
 from trainings import my_train_GCN
 from utilities.cli import Parser, positive_int, run, two_or_more
@@ -78,7 +78,8 @@ def run_all(args: argparse.Namespace) -> None:
         trained = my_train_GCN.parse_args([*train, *folders]).run
         model = [f"--model_file={trained.best}"]
         script = "trainings/my_train_GCN.py"
-        step(f"train with {optimizer}", script, my_train_GCN.main, train, folders)
+        keep = [f"--keep_epochs={max(args.epochs // 15, 1)}"]
+        step(f"train with {optimizer}", script, my_train_GCN.main, [*train, *keep], folders)
         script = f"{landscape}/plot_surface.py"
         surface = args.out_dir / "to_plot" / f"demo_GCN_{optimizer}.h5"
         flags = [*model, f"--x={grid}", f"--y={grid}", f"--surf_file={surface}", "--overwrite"]
@@ -89,13 +90,25 @@ def run_all(args: argparse.Namespace) -> None:
         script = f"{landscape}/my_pyhessian/density_plot.py"
         flags = [f"--spectrum={trained.spectrum}"]
         step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
+        script = f"{landscape}/sharpness.py"
+        flags = [*model, "--m=32", "--overwrite"]
+        step(f"measures of sharpness, {optimizer}", script, sharpness.main, flags, folders)
+        script = f"{landscape}/plot_sharpness.py"
+        flags = [*map(str, trained.kept_epochs().values()), "--overwrite"]
+        step(
+            f"sharpness along the training, {optimizer}",
+            script,
+            plot_sharpness.main,
+            flags,
+            folders,
+        )
         files.append(str(trained.best))
         surfaces.append(str(surface))
         repeated += repeat(train, folders, args.folds)
     picture = args.out_dir / "plots" / PICTURE
     page = picture.with_suffix(".html")
     flags = ["--model_files", *files, "--surf_files", *surfaces]
-    flags += ["--repetitions", *repeated, f"--output={picture}", f"--html={page}"]
+    flags += ["--along", "--repetitions", *repeated, f"--output={picture}", f"--html={page}"]
     step("compare", f"{landscape}/compare.py", compare.main, flags, results)
     print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture} and {page}")
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loss_landscape.epoch_sharpness import ENDING, Row, read_epochs
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
@@ -38,15 +39,21 @@ from loss_landscape.plot_2D import (
     grid,
     title,
 )
-from loss_landscape.repetitions import Repetitions, difference, draw_repetitions, read_repetitions
+from loss_landscape.repetitions import (
+    Repetitions,
+    apart,
+    difference,
+    draw_repetitions,
+    read_repetitions,
+)
 from loss_landscape.scale import Scale, make_scale
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different, settings
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, target
-from utilities.pictures import picture_path, save_picture
-from utilities.runs import Run
+from utilities.pictures import line_style, picture_path, save_picture
+from utilities.runs import Run, differing, run_settings
 
 METRICS = ("test_acc", "test_loss", "train_loss")
 CURVATURE = ("lambda_max", "trace", "trace_standard_error")
@@ -130,18 +137,51 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
+def read_epochs_of(minimum: Minimum, out_dir: Path) -> dict[int, Row]:
+    """What plot_sharpness.py measured at the epochs that the minimum's training kept.
+
+    Raises:
+        FileNotFoundError: nothing.
+        ValueError: damaged, of another run, or the minimum is of a user's own model.
+    """
+    if "train_args" not in minimum.content:
+        raise ValueError("--along: takes runs of this project's trainings, not others' models")
+    stem = Run.from_checkpoint(minimum.content, out_dir).spectrum
+    path = stem.with_name(stem.name + ENDING)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there; loss_landscape/plot_sharpness.py writes it")
+    said, rows = read_epochs(path)
+    different = differing(said.get("run", {}), run_settings(minimum.content))
+    if different:
+        raise ValueError(f"{path}: of another run, by {', '.join(different)}; measure it anew")
+    return rows
+
+
+def draw_along(axes: Any, curves: Sequence[dict[int, Row]], labels: Sequence[str]) -> None:
+    """The largest eigenvalue over the epochs of each training."""
+    for i, (rows, label) in enumerate(zip(curves, labels, strict=True)):
+        values = [row["lambda_max"] for row in rows.values()]
+        axes.plot(list(rows), values, **line_style(i), marker="o", ms=3, lw=1.4, label=label)
+    axes.set(xlabel="epoch", ylabel="largest eigenvalue")
+    axes.set_title("Sharpness along the training", fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
 def draw(
     minima: Sequence[Minimum],
     name: str,
     scale: Scale,
     repetitions: Sequence[Repetitions] = (),
+    along: Sequence[dict[int, Row]] = (),
 ) -> Figure:
-    """Surfaces above, from the top and in 3D, on one scale; below spectra, repetitions."""
+    """Surfaces above, from the top and in 3D, on one scale; below what else is given."""
     floors = -(-len(minima) // MOST_ABREAST)
     abreast = -(-len(minima) // floors)
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     # Below the surfaces a margin, as the layout knows nothing of the labels of axes in 3D.
-    below = [3.0] * bool(spectra) + [0.9 + 0.45 * len(minima)] * bool(repetitions)
+    below = [3.0] * bool(spectra) + [2.6] * bool(along)
+    below += [0.9 + 0.45 * len(minima)] * bool(repetitions)
     ratios = (6.4 * floors, *(below or [0.3]))
     figure = Figure(figsize=(max(4.3 * abreast, 6.0), sum(ratios)), layout="constrained")
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
@@ -160,6 +200,8 @@ def draw(
     add_colour_bar(parts[0], scale, every, f"{NAMES.get(name, name)} (one scale; + the checkpoint)")
     if spectra:
         draw_density(parts[1].subplots(), spectra, [m.label for m in minima])
+    if along:
+        draw_along(parts[1 + bool(spectra)].subplots(), along, apart([m.label for m in minima]))
     if repetitions:
         draw_repetitions(parts[-1].subplots(), repetitions, [m.label for m in minima])
     figure.suptitle(headline(minima))
@@ -263,6 +305,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="best checkpoints of the same settings with other seeds and folds: a dot each in a "
         "panel of test accuracies",
     )
+    parser.add_argument(
+        "--along",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="show the largest eigenvalue along the trainings, too, as plot_sharpness.py wrote it",
+    )
     add_scale_flags(parser)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
@@ -294,9 +342,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     if spectra:
         density_plot.refuse_different([f"spectrum of {file}" for file in args.model_files], spectra)
+    along = [read_epochs_of(m, args.out_dir) for m in minima] if args.along else []
     values = [grid(m.surface, args.surf_name).filled(np.nan) for m in minima]
     scale = make_scale(values, args.vmin, args.vmax, args.vlevel, args.log)
-    written = [save_picture(draw(minima, args.surf_name, scale, repeated), args.output)]
+    figure = draw(minima, args.surf_name, scale, repeated, along)
+    written = [save_picture(figure, args.output)]
     if args.html:
         said = difference(repeated, [m.label for m in minima]) if repeated else ""
         caption = f"{CAPTION}. {said}" if said else CAPTION
