@@ -146,8 +146,7 @@ class EpochsFile:
         if epoch == max(self.rows):
             self.vectors = vectors.cpu().numpy()
             with atomic_write(self.vectors_path) as part:
-                named = {"row": json.dumps([epoch, row]), "vectors": self.vectors}
-                np.savez(part, allow_pickle=False, **named)
+                np.savez(part, row=np.array(json.dumps([epoch, row])), vectors=self.vectors)
         self._write()
 
     def _write(self) -> None:

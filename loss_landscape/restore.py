@@ -112,11 +112,12 @@ def add_restore_flags(
         name: of that flag; "model_file" for no flag but a position.
     """
     group = parser.add_argument_group("checkpoint and data")
+    required: dict[str, Any] = {"required": True} if name.startswith("-") else {}
     group.add_argument(
         name,
         type=Path,
         nargs="+" if several else None,
-        **({"required": True} if name.startswith("-") else {}),
+        **required,
         help="the checkpoint (.pt), or a state dict of your own model (.pt, .pth, .safetensors)",
     )
     group.add_argument(

@@ -36,6 +36,7 @@ from loss_landscape.my_pyhessian.stochastic import rademacher, standard_error
 from loss_landscape.nearby_loss import NearbyLoss
 
 Subsets = Sequence[Sequence[Any]]  # of each subset of m samples its batches
+FIRST_LOOK = 24  # random vectors
 MOMENTUM = 0.75  # of APGD, as are the next two (Croce & Hein 2020, section 3.2)
 FIRST_CHECK, SHORTER, SHORTEST = 0.22, 0.03, 0.06  # parts of the iterations
 SUCCESS = 0.75  # share of the iterations that must raise the loss, lest the step is halved
@@ -142,7 +143,8 @@ def probe(
         pairs: found without the signs that are drawn here.
         generator: of the signs.
         probes: most products.
-        accuracy: standard error over value at which both are known well enough; seen after 10.
+        accuracy: standard error over value at which both are known well enough; seen after 24,
+            because a look at fewer stops where chance made the error small.
         tick: called after each product.
     """
     basis = pairs.vectors
@@ -156,8 +158,8 @@ def probe(
         tick()
         found.append((float(z.double() @ product), float(product @ product)))
         estimates = Probes(*(np.array(found) + known).T)
-        if len(found) >= 10 and all(
-            one.standard_error <= accuracy * abs(one.value)
+        if len(found) >= FIRST_LOOK and all(
+            abs(one.standard_error or 0) <= accuracy * abs(one.value or 0)
             for one in (trace(estimates), frobenius_norm(estimates))
         ):
             break

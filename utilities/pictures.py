@@ -13,8 +13,10 @@ DPI = 150
 SUFFIXES = (".png", ".pdf", ".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 # Okabe & Ito 2008, which colour-blind people tell apart; without yellow, too pale for a line, and
 # with a wine red and a grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOURS += ("#882255", "#999999")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999999"),
+)
 STYLES = ("-", "--", "-.", ":")  # 9 and 4: 36 pairs, and a curve shows below one that covers it
 HEIGHTS = "viridis"  # matplotlib's name of the colours of a surface, from low to high
 MARK = "#D55E00"  # of a point on a surface, the checkpoint; seen on all of viridis
