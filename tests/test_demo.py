@@ -64,4 +64,4 @@ def test_notebook_runs_on_the_demos_files(demo: tuple[Path, str], monkeypatch) -
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == 3
+    assert len(pictures) == 5
