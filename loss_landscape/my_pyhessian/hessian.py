@@ -44,6 +44,7 @@ from loss_landscape.my_pyhessian.operators import (
     HessianOperator,
 )
 from loss_landscape.my_pyhessian.probes import Operators
+from loss_landscape.my_pyhessian.products import FEWEST, choose
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
@@ -86,6 +87,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         forward: (model, batch) -> (outputs, targets), for batches that are no such pairs.
         denominator: targets -> number, what the sum over a batch is divided by, for a criterion
             that sums because its mean isn't over the samples.
+        fast: look for a faster way to the same products where many are ahead (``products.py``);
+            none is compiled.
 
     Raises:
         ValueError: both or neither of ``data`` and ``dataloader``; see CurvatureOperator.
@@ -101,6 +104,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         seed: int = 0,
         forward: Forward | None = None,
         denominator: Denominator | None = None,
+        fast: bool = True,
     ) -> None:
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
@@ -112,7 +116,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         loader = [data] if dataloader is None else dataloader
         batches = moved(loader, _device(model, cuda))
         self.operator = HessianOperator(model, criterion, batches, forward, denominator)
-        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
+        self.fast, self.seed = fast, seed
+        self.generator = torch.Generator().manual_seed(seed)
 
     def eigenvalues(
         self,
@@ -136,6 +141,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             raise ValueError(
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
+        self._speed_up(min(maxIter, 20 + 10 * top_n))
         start = stochastic.rademacher(size, self.operator.flat, self.generator)
         pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol, seed=self.seed)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
@@ -148,6 +154,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         """
         _check_counts(maxIter=maxIter)
         _check_tolerance(tol)
+        self._speed_up(maxIter)
         return stochastic.hutchinson(
             self.operator, self.operator.flat, self.generator, maxIter, tol
         )
@@ -159,10 +166,17 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             ValueError: an argument is out of its range.
         """
         _check_counts(iter=iter, n_v=n_v)
+        self._speed_up(iter * n_v)
         nodes, weights = stochastic.quadrature(
             self.operator, self.operator.flat, self.generator, n_v, iter
         )
         return nodes.tolist(), weights.tolist()
+
+    def _speed_up(self, products: int) -> None:
+        """Look for a faster way, once."""
+        if self.fast and products >= FEWEST:
+            choose(self.operator, products, compiling=False, say=lambda line: None)
+            self.fast = False
 
 
 def _device(model: nn.Module, cuda: bool | None) -> torch.device | None:
