@@ -62,6 +62,7 @@ class CurvatureOperator:
         params: the tensors that take part.
         flat: (P,), the parameters as one vector, detached.
         samples, counts: their number over all batches, and in each.
+        share: the indices of the batches whose products this process makes; all.
         batch_product: of the batch of this index, at the weights that the model has now.
 
     Raises:
@@ -92,6 +93,7 @@ class CurvatureOperator:
         self.counts, self.samples = counts, sum(counts)
         # A sum counts once, a mean as often as it has samples.
         self.weights = [(1 if denominator else total) / sum(totals) for total in totals]
+        self.share: Sequence[int] = range(len(self.batches))
         self.batch_product: Callable[[int], BatchProduct] = self.plain_product
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -104,14 +106,10 @@ class CurvatureOperator:
         The forward pass and the first backward pass are made once for all of them, which saves a
         third of the time, and kept in memory until the batch's last product.
         """
-        return self.summed(vectors, range(len(self.batches)))
-
-    def summed(self, vectors: Tensor, batches: Iterable[int]) -> Tensor:
-        """What the ``batches`` of these indices add to ``products(vectors)``."""
         total = torch.zeros_like(vectors)
         with self.evaluating():
             rows = [self.split(vector.clone()) for vector in vectors]  # not of inference mode
-            for index in batches:
+            for index in self.share:
                 product = self.batch_product(index)
                 for number, (row, parts) in enumerate(zip(total, rows, strict=True), start=1):
                     found = product(parts, number < len(rows))

@@ -113,7 +113,7 @@ class FastProducts:
         way: how.
 
     Attributes:
-        held: how many batches' first passes are kept.
+        held: the indices of the batches whose first passes are kept.
         first, again: seconds of the first batch's first product, and of another from what is kept.
 
     Raises:
@@ -125,11 +125,12 @@ class FastProducts:
         self.forward, self.batches = prepared(operator, way.layers)
         self.compiled = Compiled(operator, self.forward) if way.compiled else None
         self.kept: dict[int, BatchProduct] = {}
-        self.held, self.seen = 0, self._state()
+        self.held: list[int] = []
+        self.seen = self._state()
         self.first = self.again = math.inf
 
     def __call__(self, index: int) -> BatchProduct:
-        if index >= self.held:
+        if index not in self.held:
             return self.made(index)
         now = (*self.operator.model.parameters(), *self.operator.model.buffers())
         if not all(map(torch.equal, now, self.seen)):
@@ -160,9 +161,9 @@ class FastProducts:
             found = self._timed(parts)
         if self.first < ENOUGH:
             self._timed(parts)
-        bytes_a_sample = sum(sizes.values()) / self.operator.counts[0]
-        taken = bytes_a_sample * np.cumsum(self.operator.counts)
-        self.held = int((taken <= room).sum()) if keeps else 0
+        share, counts = self.operator.share, np.array(self.operator.counts)
+        taken = sum(sizes.values()) / counts[0] * np.cumsum(counts[share])
+        self.held = list(share[: int((taken <= room).sum())]) if keeps else []
         return found
 
     def _timed(self, parts: Parts) -> Tensor:
@@ -179,11 +180,11 @@ class FastProducts:
 
     @property
     def seconds(self) -> float:
-        """Of a product over all batches, about, once their first passes are kept."""
+        """Of a product over this process's batches, about, once their first passes are kept."""
         counts = self.operator.counts
-        kept, whole = sum(counts[: self.held]), sum(counts)
-        again = self.again if kept else 0.0
-        return (again * kept + self.first * (whole - kept)) / counts[0]
+        kept = sum(counts[index] for index in self.held)
+        rest = sum(counts[index] for index in self.operator.share) - kept
+        return ((self.again * kept if kept else 0.0) + self.first * rest) / counts[0]
 
 
 @contextmanager
@@ -386,10 +387,15 @@ class Trial:
 
     def sentence(self, fast: FastProducts) -> str:
         """What was chosen and why."""
-        batches = len(self.operator.batches)
-        kept = f"first passes of {fast.held} of {batches} batches kept, " if fast.held else ""
-        alone = self.plain.first * self.operator.samples / self.operator.counts[0]
-        return f"{fast.way.said}: {kept}{fast.seconds:.3g} s each instead of {alone:.3g} s"
+        held, share = len(fast.held), len(self.operator.share)
+        kept = f"first passes of {held} of {share} batches kept, " if held else ""
+        return f"{fast.way.said}: {kept}{fast.seconds:.3g} s each instead of {self._alone:.3g} s"
+
+    @property
+    def _alone(self) -> float:
+        """Seconds of a plain product."""
+        counts = self.operator.counts
+        return self.plain.first * sum(counts[i] for i in self.operator.share) / counts[0]
 
     def best(self, products: int, compiling: bool = True) -> FastProducts:
         """The fastest; compiled where that pays over ``products``."""
@@ -402,8 +408,7 @@ class Trial:
                 self.say(f"no products by {Way(layers).said}: {reason}")
             elif fast.seconds < best.seconds:
                 best = fast
-        alone = self.plain.first * self.operator.samples / self.operator.counts[0]
-        pays = products * (best.seconds - COMPILED * alone) > COMPILING
+        pays = products * (best.seconds - COMPILED * self._alone) > COMPILING
         if compiling and pays and self._compiles(best.way):
             return self._compiled(best, products)
         return best
