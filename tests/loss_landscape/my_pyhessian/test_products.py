@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
-from curvature_cases import curvature_case, dense, generator, in_batches, matrix, perceptron, points
+from curvature_cases import curvature_case, generator, in_batches, matrix, perceptron, points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_operators import DENSE
@@ -73,23 +73,37 @@ def test_large_merged_matrices_stay_sparse_and_have_a_transposed(
     torch.testing.assert_close(matrix(operator), known("GCN", HessianOperator))
 
 
-def test_compiled_products_are_the_dense_matrixs() -> None:
+@pytest.mark.parametrize("name", ["logistic", "cifar", "mitbih"])
+def test_forward_over_reverse_gives_the_dense_matrix(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With layer norms, whose own forward over reverse is wrong, and parameters nobody uses."""
-    model, inputs, targets, loss = curvature_case("mitbih")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    model, inputs, targets, loss = curvature_case(name)
+    expected = known(name, HessianOperator)
     model.unused = nn.Parameter(torch.ones(2).double())
     operator = HessianOperator(model, loss, [(inputs, targets)])
-    names = [n for n, _ in model.named_parameters()]
-    before = torch.get_rng_state()
     taken(operator, Way(compiled=True))
+    vectors = torch.eye(len(operator.flat)).double()[:: max(1, len(expected) // 8)]
+    own = [p.numel() for n, p in model.named_parameters() if p.requires_grad and n != "unused"]
+    first = next(n for n, p in model.named_parameters() if p.requires_grad) == "unused"
+    part = slice(2, None) if first else slice(0, sum(own))
+    products_ = operator.products(vectors)
+    torch.testing.assert_close(products_[:, part], vectors[:, part] @ expected)
+    assert products_.count_nonzero() == products_[:, part].count_nonzero()
+
+
+def test_compiled_products_are_the_dense_matrixs() -> None:
+    """Of two layers' block, whose order is another in the model."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    whole = matrix(HessianOperator(model, F.cross_entropy, [points()]))
+    before = torch.get_rng_state()
+    operator = HessianOperator(model, F.cross_entropy, [points()], layers=["3", "0.weight"])
+    taken(operator, Way(compiled=True))
+    where = torch.tensor([*range(20), *range(35, 53)])
+    torch.testing.assert_close(matrix(operator), whole[where][:, where])
     assert torch.equal(torch.get_rng_state(), before)
-    expected = dense(model, inputs, targets, lambda z, y: loss(z, y))
-    torch.testing.assert_close(matrix(operator), expected)
-    part = HessianOperator(model, loss, [(inputs, targets)], layers=["classifier", "embedding"])
-    taken(part, Way(compiled=True))
-    sizes = [p.numel() for p in model.parameters()]
-    inside = [n.split(".")[0] in ("classifier", "embedding") for n in names]
-    where = torch.repeat_interleave(torch.tensor(inside), torch.tensor(sizes))
-    torch.testing.assert_close(matrix(part), expected[where][:, where])
 
 
 # --- quick layers ---------------------------------------------------------------------------------
