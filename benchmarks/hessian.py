@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -186,7 +187,7 @@ def ours(operator: HessianOperator, known: Reference) -> dict[str, Cost]:
 
     def trace(matrix: Counted) -> float:
         pairs = kept["pairs"]
-        more = {"basis": pairs.basis, "basis_trace": pairs.basis_trace}
+        more: dict[str, Any] = {"basis": pairs.basis, "basis_trace": pairs.basis_trace}
         samples = stochastic.hutchinson(matrix, flat, draw, MOST_SAMPLES, TRACE_ERROR, **more)
         return stochastic.standard_error(samples) / abs(known.trace)
 
@@ -237,17 +238,13 @@ def pyhessian(operator: HessianOperator, known: Reference) -> dict[str, Cost]:
     def density(matrix: Counted) -> float:
         return _probed(lambda: Substituted(matrix).density(STEPS, 1), known)
 
-    torch.eig = _eig  # type: ignore[attr-defined]
-    try:
+    tries = [partial(counted, operator, partial(top, t)) for t in TIGHTER]
+    with patch.object(torch, "eig", _eig):
         return {
-            "top 5": until(
-                [partial(counted, operator, partial(top, t)) for t in TIGHTER], TOLERANCE
-            ),
+            "top 5": until(tries, TOLERANCE),
             "trace": counted(operator, trace),
             "density": counted(operator, density),
         }
-    finally:
-        del torch.eig  # type: ignore[attr-defined]
 
 
 def _eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
@@ -384,20 +381,10 @@ def compare(label: str, checkpoint: Path, args: argparse.Namespace) -> list[list
             f"{cost.products} ({total:.3g} s, {cost.off:.1g})"
             for cost, total in zip(costs[name].values(), totals, strict=True)
         ]
-        over = [
-            f"{a / b:.2f}" for a, b in zip([*totals, sum(totals)], [*mine, sum(mine)], strict=True)
-        ]
-        rows.append(
-            [
-                label,
-                f"{subject.count:,}",
-                name,
-                f"{1e3 * each[name]:.4g}",
-                *cells,
-                ", ".join(over),
-                f"{memory[name]:.0f}",
-            ]
-        )
+        pairs = zip([*totals, sum(totals)], [*mine, sum(mine)], strict=True)
+        over = ", ".join(f"{total / our:.2f}" for total, our in pairs)
+        each_said, held = f"{1e3 * each[name]:.4g}", f"{memory[name]:.0f}"
+        rows.append([label, f"{subject.count:,}", name, each_said, *cells, over, held])
     return rows
 
 
