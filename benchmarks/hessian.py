@@ -171,7 +171,7 @@ def until(costs: Sequence[Callable[[], Cost]], goal: float) -> Cost:
     return cost
 
 
-def eigenvalue_error(values: Sequence[float], known: Reference) -> float:
+def eigenvalue_error(values: Any, known: Reference) -> float:
     found = np.sort(np.abs(values))[::-1][:TOP]
     return float(np.max(np.abs(found / np.sort(np.abs(known.values))[::-1] - 1)))
 

@@ -154,16 +154,17 @@ class FastProducts:
 
     def try_out(self, vector: Tensor, room: float) -> Tensor:
         """Time products of the first batch, see what ``room`` (bytes) holds, return a product."""
-        parts, keeps = self.operator.split(vector), self.way.kept
-        if self.compiled is not None:  # at the first call
-            self._timed(parts)
+        parts = self.operator.split(vector)
+        if self.compiled is not None:
+            self._timed(parts)  # which compiles
+            return self._timed(parts)
         with _saved() as sizes:
             found = self._timed(parts)
         if self.first < ENOUGH:
             self._timed(parts)
         share, counts = self.operator.share, np.array(self.operator.counts)
         taken = sum(sizes.values()) / counts[0] * np.cumsum(counts[share])
-        self.held = list(share[: int((taken <= room).sum())]) if keeps else []
+        self.held = list(share[: int((taken <= room).sum())]) if self.way.kept else []
         return found
 
     def _timed(self, parts: Parts) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -93,8 +93,9 @@ def test_forward_over_reverse_gives_the_dense_matrix(
     assert products_.count_nonzero() == products_[:, part].count_nonzero()
 
 
-def test_compiled_products_are_the_dense_matrixs() -> None:
-    """Of two layers' block, whose order is another in the model."""
+def test_compiled_products_are_the_dense_matrixs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a block of two layers, by torch.compile without its C++, which takes the longest."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3)).double()
     whole = matrix(HessianOperator(model, F.cross_entropy, [points()]))
@@ -271,7 +272,7 @@ def test_a_spectrum_goes_on_the_way_it_was_begun() -> None:
     way = Way("plain", kept=True)
     assert choose(operator, 100, begun=str(way)) == way == Way.read(str(way))
     for text, reason in (
-        (str(Way("merged", True)), "the way it was begun: only a GCN"),
+        (str(Way("merged", True)), "the way it was begun: the model is not one"),
         ('{"layers": "odd"}', "is unknown"),
         ('{"layer": "plain"}', "is none"),
         ("[", "is none"),
@@ -307,5 +308,5 @@ def test_the_class_is_fast_or_plain_and_gives_the_same() -> None:
             hessian(model, loss, data=(inputs, targets), fast=fast).eigenvalues(top_n=5, tol=1e-8)
             for fast in (False, True, True)
         ]
-        assert found[1][0] == pytest.approx(found[0][0], rel=1e-9)
-        assert found[2][0] == pytest.approx(found[1][0], rel=1e-9)
+        plain, *fast = (sorted(values) for values, _ in found)  # pairs of both signs are equal
+        assert fast[0] == pytest.approx(plain, rel=1e-9) == fast[1]

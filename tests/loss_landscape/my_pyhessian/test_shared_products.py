@@ -15,6 +15,7 @@ from curvature_cases import generator, in_batches, perceptron, points
 from loss_landscape.my_pyhessian import hessian
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
+from trainings import my_train_GCN
 from utilities.ranks import Ranks
 
 SCRIPT = "loss_landscape.my_pyhessian.hessian"
@@ -56,11 +57,9 @@ def broken(rank: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    from trainings import my_train_GCN
-
-    my_train_GCN.main(processes.flags("GCN", out, out))
+    my_train_GCN.main(processes.flags("GCN", data_dir, out))
     return next(p for p in out.glob("to_plot/*.pt") if "_last" not in p.name)
 
 
@@ -70,14 +69,21 @@ def spectrum(file: Path, out: Path, *more: str) -> tuple[dict, np.ndarray]:
 
 
 def flags(file: Path, out: Path, *more: str) -> list[str]:
-    places = (f"--model_file={file}", f"--out_dir={out}", f"--data_dir={file.parents[1]}")
-    return [*places, *FEW, "--batch_size=16", "--threads=1", "--device=cpu", *more]
+    return [
+        f"--model_file={file}",
+        f"--out_dir={out}",
+        *FEW,
+        "--batch_size=16",
+        "--threads=1",
+        "--device=cpu",
+        *more,
+    ]
 
 
-def test_a_spectrum_of_two_processes_is_ones(trained: Path, tmp_path: Path) -> None:
-    record, nodes = spectrum(trained, tmp_path / "one")
+def test_a_spectrum_of_two_processes_is_ones(trained: Path, tmp_path: Path, data_dir: Path) -> None:
+    record, nodes = spectrum(trained, tmp_path / "one", f"--data_dir={data_dir}")
     out = tmp_path / "two"
-    processes.train(SCRIPT, flags(trained, out), out)
+    processes.train(SCRIPT, flags(trained, out, f"--data_dir={data_dir}"), out)
     (path,) = out.glob("Eigenvalues/*.json")
     theirs = json.loads(path.read_text())
     for name in ("eigenvalues", "trace", "lambda_min"):
@@ -88,10 +94,10 @@ def test_a_spectrum_of_two_processes_is_ones(trained: Path, tmp_path: Path) -> N
 
 
 def test_a_process_whose_product_fails_ends_all_with_one_line(
-    trained: Path, tmp_path: Path
+    trained: Path, tmp_path: Path, data_dir: Path
 ) -> None:
     out = tmp_path / "out"
-    argv = flags(trained, out, "--no-fast")
+    argv = flags(trained, out, "--no-fast", f"--data_dir={data_dir}")
     assert processes.wait(processes.start(SCRIPT, argv, out, prepare=broken)) == [2, 0]
     first, second = processes.printed(out)
     assert "error: process 1: no memory left" in first and "and more" not in first
