@@ -65,9 +65,8 @@ def _linear(convolution: Any, x: Tensor) -> Tensor:
     return F.linear(x, convolution.lin.weight, convolution.bias)
 
 
-def merge(graphs: Any) -> MergedBatch:
+def merge(graphs: Any, dtype: torch.dtype = torch.float32) -> MergedBatch:
     """Merge the nodes of a torch_geometric Batch (see ``GCN.forward``)."""
-    dtype = torch.float32
     adjacency = adjacency_of(graphs, dtype)
     sizes = graphs.ptr.diff()[:, None]
     features = graphs.x.to(dtype)

@@ -60,7 +60,7 @@ def _train(
     sys.argv = [f"trainings/my_train_{name}.py", *argv]
     cli.GRACE = 0.0
     prepare(rank)
-    cli.run(importlib.import_module(forks.SCRIPTS[name]).main)
+    cli.run(importlib.import_module(forks.SCRIPTS.get(name, name)).main)
 
 
 def wait(children: list[BaseProcess]) -> list[int]:

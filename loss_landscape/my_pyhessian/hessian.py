@@ -44,6 +44,8 @@ from loss_landscape.my_pyhessian.operators import (
     HessianOperator,
 )
 from loss_landscape.my_pyhessian.probes import Operators
+from loss_landscape.my_pyhessian.products import FEWEST, choose
+from loss_landscape.my_pyhessian.shared_products import SharedProducts
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
     refuse_other_spectrum,
@@ -60,10 +62,12 @@ from utilities.cli import (
     non_negative_int,
     positive_float,
     positive_int,
+    prepare_device,
     report_files,
     run,
 )
 from utilities.files import locked, target
+from utilities.ranks import Ranks
 
 MATRICES: dict[str, type[CurvatureOperator]] = {
     "hessian": HessianOperator,
@@ -86,6 +90,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         forward: (model, batch) -> (outputs, targets), for batches that are no such pairs.
         denominator: targets -> number, what the sum over a batch is divided by, for a criterion
             that sums because its mean isn't over the samples.
+        fast: look for a faster way to the same products where many are ahead (``products.py``);
+            none is compiled.
 
     Raises:
         ValueError: both or neither of ``data`` and ``dataloader``; see CurvatureOperator.
@@ -101,6 +107,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         seed: int = 0,
         forward: Forward | None = None,
         denominator: Denominator | None = None,
+        fast: bool = True,
     ) -> None:
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
@@ -112,7 +119,8 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         loader = [data] if dataloader is None else dataloader
         batches = moved(loader, _device(model, cuda))
         self.operator = HessianOperator(model, criterion, batches, forward, denominator)
-        self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
+        self.fast, self.seed = fast, seed
+        self.generator = torch.Generator().manual_seed(seed)
 
     def eigenvalues(
         self,
@@ -136,6 +144,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             raise ValueError(
                 f"top_n {top_n}: at most maxIter ({maxIter}) and the number of parameters ({size})"
             )
+        self._speed_up(min(maxIter, 20 + 10 * top_n))
         start = stochastic.rademacher(size, self.operator.flat, self.generator)
         pairs = extreme_eigenvalues(self.operator, start, top_n, maxIter, tol, seed=self.seed)
         return pairs.values.tolist(), [self.operator.split(v) for v in pairs.vectors]
@@ -148,6 +157,7 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         """
         _check_counts(maxIter=maxIter)
         _check_tolerance(tol)
+        self._speed_up(maxIter)
         return stochastic.hutchinson(
             self.operator, self.operator.flat, self.generator, maxIter, tol
         )
@@ -159,10 +169,17 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             ValueError: an argument is out of its range.
         """
         _check_counts(iter=iter, n_v=n_v)
+        self._speed_up(iter * n_v)
         nodes, weights = stochastic.quadrature(
             self.operator, self.operator.flat, self.generator, n_v, iter
         )
         return nodes.tolist(), weights.tolist()
+
+    def _speed_up(self, products: int) -> None:
+        """Look for a faster way, once."""
+        if self.fast and products >= FEWEST:
+            choose(self.operator, products, compiling=False, say=lambda line: None)
+            self.fast = False
 
 
 def _device(model: nn.Module, cuda: bool | None) -> torch.device | None:
@@ -210,6 +227,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="find each layer's largest eigenvalue and trace too, of its own block",
     )
     group.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    group.add_argument(
+        "--fast",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="make products a faster way that agrees with the plain one, where there is one",
+    )
     _add_accuracy_flags(parser.add_argument_group("accuracy"))
     parser.add_argument(
         "--overwrite",
@@ -253,7 +276,20 @@ def _add_accuracy_flags(group: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a spectrum as the command line says; return the path of its .json."""
     args = parse_args(argv)
-    restored = restore(args)
+    ranks = Ranks(prepare_device(args.device, args.threads))
+    args.device = str(ranks.device)
+    try:
+        return _spectrum(args, ranks)
+    finally:
+        ranks.close()
+
+
+def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
+    """Write the spectrum, or serve the process that does."""
+    if args.ray is not None and ranks.world > 1:
+        raise ValueError("--ray: torchrun shares each product out already; take one of the two")
+    with ranks.in_turn():
+        restored = restore(args)
     batches = restored.batches(args.split, args.samples, args.batch_size)
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "ray")
     record: dict[str, Any] = {
@@ -263,16 +299,23 @@ def main(argv: Sequence[str] | None = None) -> Path:
     }
     stem = _stem(restored.run.spectrum, args)
     paths = [target(path) for path in spectrum_paths(stem)]  # before hours of products
-    with locked(paths[-1], "--out_dir puts this one elsewhere"):
+    operators, sources = operators_of(restored, batches, args)
+    operator = operators(None)
+    shared = SharedProducts(operator, ranks)
+    if not ranks.writer:
+        shared.serve()
+        return paths[-1]
+    with shared.asked(), locked(paths[-1], "--out_dir puts this one elsewhere"):
         if not args.overwrite:
             refuse_other_spectrum(stem, record)
-        operators, sources = operators_of(restored, batches, args)
-        operator = operators(None)
         record |= {"model_file": restored.path.name, "title": restored.run.title}
         record |= {"parameters": operator.flat.numel(), "samples": operator.samples}
         record |= {name: str(restored.described[name]) for name in ("dataset", "model")}
         record |= {"optimizer": restored.described.get("optimizer", "")}
         unfinished = Unfinished(paths[-1].with_suffix(""), settings(record), args.overwrite)
+        if args.fast:
+            args.way = record["products_by"] = _way(operator, args, unfinished)
+            shared.go(args.way)
         with cluster(args.ray) if args.ray is not None else nullcontext() as ray:
             nodes, weights = measure(operators, args, record, unfinished, (ray, sources))
         paths = write_spectrum(stem, Spectrum(nodes, weights, record))
@@ -280,6 +323,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
     print("\n".join(summary(record)))
     report_files(paths)
     return paths[-1]
+
+
+def _way(operator: CurvatureOperator, args: argparse.Namespace, unfinished: Unfinished) -> str:
+    """The way of ``products.py`` that products are made, which a spectrum keeps to the end."""
+    begun = unfinished.pieces.get("way")
+    ahead = args.max_steps + args.probes * args.lanczos_steps + args.trace_probes
+    way = str(choose(operator, ahead, begun=None if begun is None else str(begun["way"])))
+    if begun is None:
+        unfinished.add("way", {"way": np.array(way)})
+    return way
 
 
 def _stem(stem: Path, args: argparse.Namespace) -> Path:
@@ -298,6 +351,8 @@ def operators_of(
         ValueError: see CurvatureOperator; too few parameters.
     """
     whole = _operator(restored, batches, args)
+    if getattr(args, "way", None):  # a worker's, which another process has chosen
+        choose(whole, 0, begun=args.way)
 
     def operators(layers: Sequence[str] | None) -> CurvatureOperator:
         if layers is None:

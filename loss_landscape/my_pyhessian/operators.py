@@ -2,7 +2,8 @@
 
 ``CurvatureOperator`` holds what all of them share: the batches and what each weighs, the
 parameters as one vector, and the state that a model must be in. A subclass gives the product of
-one batch. Every product is reverse over reverse, which all layers here and all kernels support.
+one batch. Every product is reverse over reverse, which all layers here and all kernels support;
+``products.py`` has faster ways to the same.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from loss_landscape.my_pyhessian.batches import (
 
 Criterion = Callable[[Any, Any], Tensor]  # (outputs, targets) -> a mean, a sum, or many values
 Denominator = Callable[[Any], Any]  # targets -> what the sum over a batch is divided by
+Parts = Sequence[Tensor]  # of a vector, one for each parameter
+# A batch's matrix times a vector; the second argument says whether it is asked for another one.
+BatchProduct = Callable[[Parts, bool], Parts]
 
 
 class CurvatureOperator:
@@ -57,7 +61,9 @@ class CurvatureOperator:
     Attributes:
         params: the tensors that take part.
         flat: (P,), the parameters as one vector, detached.
-        samples: their number over all batches.
+        samples, counts: their number over all batches, and in each.
+        share: the indices of the batches whose products this process makes; all.
+        batch_product: of the batch of this index, at the weights that the model has now.
 
     Raises:
         ValueError: no batch or parameter; half precision; a loss that is NaN, infinite, random or
@@ -81,26 +87,43 @@ class CurvatureOperator:
         self._check_parameters()
         first = self.params[0]
         self.flat = torch.cat([p.detach().flatten().to(first.device) for p in self.params])
-        with self._evaluating(), torch.no_grad():
+        with self.evaluating(), torch.no_grad():
             counts, totals = self._check_losses()
             self._check_first_batch()
-        self.samples = sum(counts)
+        self.counts, self.samples = counts, sum(counts)
         # A sum counts once, a mean as often as it has samples.
         self.weights = [(1 if denominator else total) / sum(totals) for total in totals]
+        self.share: Sequence[int] = range(len(self.batches))
+        self.batch_product: Callable[[int], BatchProduct] = self.plain_product
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Product with ``vector`` (P,)."""
-        with self._evaluating():
-            parts = self.split(vector.clone())  # one of inference mode is no use to autograd
-            total = torch.zeros_like(vector)
-            for batch, weight in zip(self.batches, self.weights, strict=True):
-                product = self.batch_product(*self.forward(self.model, batch), parts)
-                total += weight * torch.cat([p.flatten().to(total) for p in product])
-        return total
+        return self.products(vector[None])[0]
+
+    def products(self, vectors: Tensor) -> Tensor:
+        """Products with the rows of ``vectors`` (k, P), as rows; one row's are ``__call__``'s.
+
+        The forward pass and the first backward pass are made once for all of them, which saves a
+        third of the time, and kept in memory until the batch's last product.
+        """
+        with self.evaluating():
+            rows = [self.split(vector.clone()) for vector in vectors]  # not of inference mode
+            sums = [torch.zeros_like(vector) for vector in vectors]
+            for index in self.share:
+                product = self.batch_product(index)
+                for number, parts in enumerate(rows):
+                    found = product(parts, number + 1 < len(rows))
+                    flat = torch.cat([p.flatten().to(vectors) for p in found])
+                    sums[number] += self.weights[index] * flat
+        return torch.stack(sums)
+
+    def plain_product(self, index: int) -> BatchProduct:
+        """The reference: reverse over reverse, by the model and on the batches as they are."""
+        return self.linearised(*self.forward(self.model, self.batches[index]))
 
     def gradient(self) -> Tensor:
         """Gradient (P,) of the loss over all samples, at the weights that the model has now."""
-        with self._evaluating():
+        with self.evaluating():
             total = torch.zeros_like(self.flat)
             for batch, weight in zip(self.batches, self.weights, strict=True):
                 loss = self.loss(*self.forward(self.model, batch))
@@ -108,10 +131,8 @@ class CurvatureOperator:
                 total += weight * torch.cat([p.flatten().to(total) for p in parts])
         return total
 
-    def batch_product(
-        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        """Product of the matrix of one batch's loss, as ``loss`` gives it, with ``vector``."""
+    def linearised(self, outputs: Any, targets: Any) -> BatchProduct:
+        """Products with the matrix of one batch's loss, as ``loss`` gives it, at its outputs."""
         raise NotImplementedError
 
     def check(self, outputs: Any, targets: Any) -> None:
@@ -128,7 +149,7 @@ class CurvatureOperator:
         return [part.view_as(p).to(p) for part, p in zip(parts, self.params, strict=True)]
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """Eval mode, gradients on, without what has no second derivative or half precision."""
         training = [module for module in self.model.modules() if module.training]
         device = self.params[0].device.type
@@ -231,13 +252,11 @@ class HessianOperator(CurvatureOperator):
     A parameter that the loss doesn't use, or is linear in, contributes zeros.
     """
 
-    def batch_product(
-        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
+    def linearised(self, outputs: Any, targets: Any) -> BatchProduct:
         gradients = torch.autograd.grad(
             self.loss(outputs, targets), self.params, create_graph=True, materialize_grads=True
         )
-        return _contract(gradients, vector, self.params)
+        return lambda vector, again: _contract(gradients, vector, self.params, again)
 
 
 class GaussNewtonOperator(CurvatureOperator):
@@ -256,13 +275,17 @@ class GaussNewtonOperator(CurvatureOperator):
                 "needs one tensor, which forward= can take from it"
             )
 
-    def batch_product(
-        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
-        change = _derivative(outputs, self.params, vector)
+    def linearised(self, outputs: Any, targets: Any) -> BatchProduct:
+        tangent = _Derivative(outputs, self.params)
         point = outputs.detach().requires_grad_()
         slope = torch.autograd.grad(self.loss(point, targets), point, create_graph=True)
-        return _contract([outputs], _contract(slope, [change], [point]), self.params)
+
+        def product(vector: Parts, again: bool) -> Parts:
+            change = tangent(vector, again)
+            curved = _contract(slope, [change], [point], again)
+            return _contract([outputs], curved, self.params, again)
+
+        return product
 
 
 class FisherOperator(CurvatureOperator):
@@ -281,33 +304,42 @@ class FisherOperator(CurvatureOperator):
                 'the empirical Fisher matrix needs values a sample, reduction="none"'
             )
 
-    def batch_product(
-        self, outputs: Any, targets: Any, vector: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
+    def linearised(self, outputs: Any, targets: Any) -> BatchProduct:
         values, count = self.criterion(outputs, targets), count_samples(targets)
         losses = values.reshape(count, -1)
         losses = losses.mean(dim=1) if self.denominator is None else losses.sum(dim=1)
-        change = _derivative(losses, self.params, vector)
         scale = 1 / count if self.denominator is None else 1.0
-        return _contract([losses], [scale * change], self.params)
+        tangent = _Derivative(losses, self.params)
+
+        def product(vector: Parts, again: bool) -> Parts:
+            return _contract([losses], [scale * tangent(vector, again)], self.params, again)
+
+        return product
 
 
-def _contract(
-    rows: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]
-) -> Sequence[Tensor]:
-    """Derivative to ``inputs`` of the inner product of ``rows`` and ``vector``."""
+def _contract(rows: Parts, vector: Parts, inputs: Parts, again: bool) -> Parts:
+    """Derivative to ``inputs`` of the inner product of ``rows`` and ``vector``.
+
+    ``again`` keeps what the next one needs.
+    """
     used = [(r, v) for r, v in zip(rows, vector, strict=True) if r.requires_grad]
     if not used:  # the rows are constant
         return [torch.zeros_like(x) for x in inputs]
     outer, inner = zip(*used, strict=True)
-    return torch.autograd.grad(outer, inputs, inner, materialize_grads=True)
+    return torch.autograd.grad(outer, inputs, inner, retain_graph=again, materialize_grads=True)
 
 
-def _derivative(values: Tensor, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:
-    """J v, J the derivatives of ``values`` to ``params``; by two reverse passes.
+class _Derivative:
+    """v -> J v, J the derivatives of ``values`` to ``params``; by two reverse passes.
 
     J'u is linear in u: its derivative to u, times v, is J v.
     """
-    u = torch.zeros_like(values, requires_grad=True)
-    rows = torch.autograd.grad(values, params, u, create_graph=True, materialize_grads=True)
-    return _contract(rows, vector, [u])[0]
+
+    def __init__(self, values: Tensor, params: Parts) -> None:
+        self.u = torch.zeros_like(values, requires_grad=True)
+        self.rows = torch.autograd.grad(
+            values, params, self.u, create_graph=True, materialize_grads=True
+        )
+
+    def __call__(self, vector: Parts, again: bool) -> Tensor:
+        return _contract(self.rows, vector, [self.u], again)[0]
