@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tables import write
-from test_runner import assert_same, one_server  # noqa: F401 - is used by itself
+from test_runner import assert_same
 
 from studies import runner
 
