@@ -26,6 +26,7 @@ from studies.runs_file import read_runs
 from studies.table import Study, read_study
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, target
+from utilities.pictures import small_png
 from utilities.tables import table
 
 IMAGE = re.compile(r"^!\[[^\]]*\]\(([\w.-]+\.png)\)$", re.MULTILINE)
@@ -86,6 +87,7 @@ class Report:
             parts += ["### Sharpness and test error"]
             parts += [report_text.correlations_table(analysis, data), self._minima(data)]
         parts += [self._curves(data), self._surfaces(data), self._spectra(data)]
+        parts += [self._along_training(data)]
         return "\n\n".join(part for part in parts if part)
 
     def _tested(self, data: str) -> str:
@@ -158,12 +160,23 @@ class Report:
         caption = f"Hessian of one minimum each, {spectra.which}. Runs: {names(spectra.paths)}."
         return "### Spectra\n\n" + self._picture(data, "spectra", figure, caption)
 
+    def _along_training(self, data: str) -> str:
+        found = self.files.along_training(data)
+        if not found:
+            return ""
+        figure = report_pictures.draw_along_training(found, self.numbers)
+        caption = f"One run each, {found.which}; `plot_sharpness.py` draws each with its edge of "
+        caption += f"stability. Runs: {names(found.paths)}."
+        return "### Sharpness along the training\n\n" + self._picture(
+            data, "along_training", figure, caption
+        )
+
     def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
         name = f"{stem}_{kind}.png"
         if name in self.pictures:  # of another data set whose name differs in such characters alone
             name = f"{stem}_{len(self.pictures)}_{kind}.png"
-        self.pictures[name] = report_pictures.png(figure)
+        self.pictures[name] = small_png(figure)
         return f"![{text(data)}: {kind}]({name})\n\n*{caption}*"
 
     # --- where it is from -------------------------------------------------------------------------
