@@ -40,8 +40,8 @@ from utilities.pictures import SMALL_DPI, line_style, small_png
 
 # --- files ----------------------------------------------------------------------------------------
 def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: Run) -> None:
-    table = write(tmp_path, rows())
-    made = run_here(report.main, table, "--out_dir", tmp_path, "--output", tmp_path / "out")
+    write(tmp_path, rows())
+    made = run_here(report.main, *words(tmp_path, tmp_path / "out"))
     assert made.returncode == 0, made.stderr
     markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
     for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
@@ -51,6 +51,12 @@ def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: 
     assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
     assert "default-src 'none'" in shown
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
+
+
+def words(folder: Path, output: Path) -> list[str]:
+    """The command line of a report on the made table in ``folder``."""
+    files = ["--runs", str(folder / "runs.csv"), "--out_dir", str(folder)]
+    return [str(folder / "small.toml"), *files, "--output", str(output)]
 
 
 def digest(path: Path) -> str:
@@ -69,7 +75,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(study: Path) -> Path:
     """Its report's folder."""
     output = study / "report"
-    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    report.main(words(study, output))
     return output
 
 
@@ -91,7 +97,7 @@ def test_a_report_again_is_the_same_and_takes_old_pictures_away(
     (output / "report.md").write_text("![x](gone.png)\n")
     for name in ("gone.png", "mine.png"):
         (output / name).write_bytes(b"")
-    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    report.main(words(study, output))
     after = {path.name: path.read_bytes() for path in output.iterdir()}
     assert after.pop("mine.png") == b"" and after == before
 
@@ -112,7 +118,7 @@ def test_bad_input_is_one_line_code_2_and_leaves_the_report(
         path.unlink()
     else:
         table.write_text("task = 1")
-    done = run_here(report.main, table, "--out_dir", tmp_path, "--output", output)
+    done = run_here(report.main, *words(tmp_path, output))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
 
@@ -147,7 +153,7 @@ def run_main(main: cli.Main, argv: list[str]) -> None:
 
 
 def report_of(folder: Path, output: Path) -> str:
-    report.main([str(folder / "small.toml"), "--out_dir", str(folder), "--output", str(output)])
+    report.main(words(folder, output))
     return (output / "report.md").read_text("utf-8").replace("\\", "")
 
 
@@ -178,13 +184,12 @@ def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path:
     surface = best.with_suffix(".h5")
     with h5py.File(surface, "r+") as file:
         file.attrs["checkpoint_sha256"] = "0" * 64
-    text = report_of(folder, tmp_path / "one")
-    assert f"{surface.name} is of another checkpoint than the one that is there" in text
-    assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
     kept = best.with_name(f"{best.stem}_epoch1.pt")
     kept.write_bytes(kept.read_bytes()[:-1])
-    text = report_of(folder, tmp_path / "epochs")
+    text = report_of(folder, tmp_path / "one")
     assert "GCN_SAM_seed1_TINY_fold0_sharpness_epochs.json is of another" in text
+    assert f"{surface.name} is of another checkpoint than the one that is there" in text
+    assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
     best.write_bytes(best.read_bytes()[:-1])
     text = report_of(folder, tmp_path / "two")
     assert f"{best.name} has changed since the table of runs was written" in text
