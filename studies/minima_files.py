@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from loss_landscape.epoch_sharpness import ENDING, read_epochs
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different
@@ -141,10 +142,15 @@ class MinimaFiles:
 
     def spectra(self, data: str) -> Together[Spectrum]:
         """Spectra of one seed and fold."""
-        return self._together(data, lambda files: _json(files.spectrum), _spectrum)
+        return self._together(data, lambda files: beside(files.spectrum, ".json"), _spectrum)
+
+    def along_training(self, data: str) -> Together[dict[int, float]]:
+        """Largest eigenvalues at the epochs that runs of one seed and fold kept."""
+        found = self._together(data, lambda files: beside(files.spectrum, ENDING), _epochs)
+        return found if any(len(epochs) > 1 for epochs in found.values()) else Together()
 
     def _together(
-        self, data: str, path_of: Callable[[Run], Path], read: Callable[[Path], tuple[T, Any]]
+        self, data: str, path_of: Callable[[Run], Path], read: Callable[[Path, Minimum], T]
     ) -> Together[T]:
         """The files of that seed and fold of which most optimizers have one."""
         by_pair: dict[tuple[int, int | None], list[Minimum]] = {}
@@ -160,32 +166,46 @@ class MinimaFiles:
         for minimum in by_pair[pair]:
             path = path_of(minimum.files)
             try:
-                value, sha256 = read(path)
+                result[minimum.row.optimizer] = read(path, minimum)
             except (ValueError, OSError) as error:
                 self.notes.append(str(error))
                 continue
-            if sha256 != minimum.row.sha256:
-                self.notes.append(f"{path.name} is of another checkpoint than the table names")
-                continue
-            result[minimum.row.optimizer] = value
             result.paths.append(path)
         return result
 
 
-def _surface(path: Path) -> tuple[Surface, Any]:
+def _surface(path: Path, minimum: Minimum) -> Surface:
     surface = read_surface(path)
     if surface.y is None:
         raise ValueError(f"{path.name} is a line, no surface, and is not drawn")
-    return surface, surface.attributes.get("checkpoint_sha256")
+    _refuse_other(path, surface.attributes, minimum.row.sha256)
+    return surface
 
 
-def _spectrum(path: Path) -> tuple[Spectrum, Any]:
+def _spectrum(path: Path, minimum: Minimum) -> Spectrum:
     spectrum = read_spectrum(path)
-    return spectrum, spectrum.record.get("checkpoint_sha256")
+    _refuse_other(path, spectrum.record, minimum.row.sha256)
+    return spectrum
 
 
-def _json(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.json")
+def _epochs(path: Path, minimum: Minimum) -> dict[int, float]:
+    """By epoch; of each epoch whose checkpoint is still there it is checked."""
+    _, rows = read_epochs(path)
+    for epoch, row in rows.items():
+        kept = minimum.files.kept(epoch)
+        if kept.is_file():
+            _refuse_other(path, row, hashlib.sha256(kept.read_bytes()).hexdigest())
+    return {epoch: float(row["lambda_max"]) for epoch, row in sorted(rows.items())}
+
+
+def _refuse_other(path: Path, said: Mapping[str, Any], sha256: str) -> None:
+    if said.get("checkpoint_sha256") != sha256:
+        raise ValueError(f"{path.name} is of another checkpoint than the one that is there")
+
+
+def beside(stem: Path, ending: str) -> Path:
+    """The file of a spectrum's name with an ending."""
+    return stem.with_name(stem.name + ending)
 
 
 def names(paths: Sequence[Path], most: int = 12) -> str:

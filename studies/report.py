@@ -2,30 +2,34 @@
 
     python study.py report studies/gcn.toml
 
-reads ``runs.csv`` in the folder of the study's results, and draws the histories, surfaces and
-spectra that lie there. All is computed before anything is written.
+takes the finished runs in the folder of the study's results, while the study goes on too, and
+draws the histories, surfaces and spectra that lie there. ``--runs`` takes a table of runs instead,
+such as the ``runs.csv`` of a report. All is computed before anything is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from studies import report_pictures, report_settings, report_text
+from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runner import assignment
-from studies.runs_file import read_runs
+from studies.runs_file import read_runs, write_runs
 from studies.table import Study, read_study
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, target
+from utilities.pictures import small_png
 from utilities.tables import table
 
 IMAGE = re.compile(r"^!\[[^\]]*\]\(([\w.-]+\.png)\)$", re.MULTILINE)
@@ -86,6 +90,7 @@ class Report:
             parts += ["### Sharpness and test error"]
             parts += [report_text.correlations_table(analysis, data), self._minima(data)]
         parts += [self._curves(data), self._surfaces(data), self._spectra(data)]
+        parts += [self._along_training(data)]
         return "\n\n".join(part for part in parts if part)
 
     def _tested(self, data: str) -> str:
@@ -158,12 +163,23 @@ class Report:
         caption = f"Hessian of one minimum each, {spectra.which}. Runs: {names(spectra.paths)}."
         return "### Spectra\n\n" + self._picture(data, "spectra", figure, caption)
 
+    def _along_training(self, data: str) -> str:
+        found = self.files.along_training(data)
+        if not found:
+            return ""
+        figure = report_pictures.draw_along_training(found, self.numbers)
+        caption = f"One run each, {found.which}; `plot_sharpness.py` draws each with its edge of "
+        caption += f"stability. Runs: {names(found.paths)}."
+        return "### Sharpness along the training\n\n" + self._picture(
+            data, "along_training", figure, caption
+        )
+
     def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
         name = f"{stem}_{kind}.png"
         if name in self.pictures:  # of another data set whose name differs in such characters alone
             name = f"{stem}_{len(self.pictures)}_{kind}.png"
-        self.pictures[name] = report_pictures.png(figure)
+        self.pictures[name] = small_png(figure)
         return f"![{text(data)}: {kind}]({name})\n\n*{caption}*"
 
     # --- where it is from -------------------------------------------------------------------------
@@ -221,6 +237,24 @@ def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
     return written
 
 
+def collect(study: Study, out_dir: Path, folder: Path) -> Path:
+    """Write the finished runs as a table into ``folder``; return its path.
+
+    Raises:
+        FileNotFoundError: no folder of results.
+        ValueError: no finished run in it, or one of other settings than the study's.
+    """
+    if not out_dir.is_dir():
+        raise FileNotFoundError(
+            f"{out_dir}: no such folder; carry the study out, or name a table with --runs"
+        )
+    found = rows(study, out_dir)
+    if not found:
+        raise ValueError(f"{out_dir}: no finished run of the study yet; wait for the first")
+    write_runs(folder / "runs.csv", found)
+    return folder / "runs.csv"
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
@@ -229,7 +263,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
     )
     parser.add_argument(
-        "--runs", type=Path, help="the table of runs (default: runs.csv in the folder of results)"
+        "--runs", type=Path, help="a table of runs, in place of those in the folder of results"
     )
     parser.add_argument(
         "--set",
@@ -252,10 +286,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     out_dir = args.out_dir or ROOT / "outputs" / "studies" / study.name
     output = args.output or ROOT / "studies" / "reports" / study.name
     target(output / "report.md")
-    runs_csv = args.runs or out_dir / "runs.csv"
-    results = Results(study, read_runs(runs_csv))
+    with tempfile.TemporaryDirectory() as folder:
+        runs_csv = args.runs or collect(study, out_dir, Path(folder))
+        runs, content = read_runs(runs_csv), runs_csv.read_bytes()
+    results = Results(study, runs)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
-    report_files(write(report, runs_csv.read_bytes(), output))
+    report_files(write(report, content, output))
     return output / "report.md"
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
+from matplotlib.ticker import MaxNLocator
 
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
@@ -23,25 +25,12 @@ from studies.plot_history import draw as draw_curves
 from studies.sentences import carries
 from utilities.pictures import line_style
 
-DPI = 100
-COLOURS = 256  # of a picture's palette, which makes its file a third as large
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 MOST_BANDS = 4  # more would cover each other
 MOST_PANELS = 6
 MOST_ABREAST = 4
 MOST_TICKS = 5
 SPAN = 5.0  # values whose largest is so many times their smallest get a log axis
-
-
-def png(figure: Figure) -> bytes:
-    """The picture as a PNG with a palette, some 50 KB."""
-    whole, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(whole, format="png", dpi=DPI)
-    image = Image.open(whole).convert("RGB")
-    # Other methods melt an optimizer's colour in the legend with the pale ones of many points.
-    palette = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
-    palette.save(small, format="PNG", optimize=True)
-    return small.getvalue()
 
 
 def looks(optimizers: Sequence[str]) -> dict[str, int]:
@@ -96,10 +85,11 @@ def _draw_difference(ax: Axes, c: Comparison, row: int, numbers: Mapping[str, in
     ax.plot(value, row, mark(number), color=colour, ms=7, mfc=colour if claimed else "white")
 
 
-def _plain_log(ax: Axes) -> None:
-    """A logarithmic axis with a few plain numbers at it, which don't overlap."""
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
+def _plain_log(ax: Axes, which: str = "x") -> None:
+    """Make an axis logarithmic, with a few plain numbers at it that don't overlap."""
+    ax.set(**{f"{which}scale": "log"})
+    axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
+    low, high = axis.get_view_interval()
     for steps in ((1, 2, 5), (1, 3), (1,)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [step * 10.0**power for power in powers for step in steps]
@@ -109,8 +99,8 @@ def _plain_log(ax: Axes) -> None:
     if len(ticks) < 2:
         ticks = list(np.geomspace(low, high, 4)[1:3])
     ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
-    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    ax.set_xticks([], minor=True)
+    axis.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def draw_minima(
@@ -192,11 +182,50 @@ def draw_surfaces(surfaces: Mapping[str, Surface], name: str) -> Figure:
     return figure
 
 
+def draw_along_training(
+    values: Mapping[str, Mapping[int, float]], numbers: Mapping[str, int]
+) -> Figure:
+    """The largest eigenvalue of the Hessian at the epochs that a run kept, a curve a run."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for name, by_epoch in values.items():
+        look: Any = line_style(numbers[name])
+        ax.plot(
+            list(by_epoch), list(by_epoch.values()), marker="o", ms=3, label=plain(name), **look
+        )
+    every = np.array([value for each in values.values() for value in each.values()])
+    if every.min() > 0 and every.max() > SPAN * every.min():
+        _plain_log(ax, "y")
+    ax.set(xlabel="epoch", ylabel="largest eigenvalue of the Hessian")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(alpha=0.25)
+    ax.legend()
+    return figure
+
+
 def draw_spectra(spectra: Mapping[str, Spectrum], numbers: Mapping[str, int]) -> Figure:
     """The densities of the Hessian's spectra on one axis."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
-    draw_density(figure.subplots(), list(spectra.values()), list(map(plain, spectra)))
+    ax = figure.subplots()
+    # Relatives of SAM are optimizers of their own here, though they share a flag.
+    own = [replace(s, record={**s.record, "optimizer": name}) for name, s in spectra.items()]
+    draw_density(ax, own, list(map(plain, spectra)))
+    _recolour(ax, [numbers[name] for name in spectra])
     return figure
+
+
+def _recolour(ax: Axes, numbers: Sequence[int]) -> None:
+    """Give the labelled curves, and what has a curve's colour, the looks of ``numbers``."""
+    curves: list[Any] = ax.get_legend_handles_labels()[0]
+    looks = {to_rgb(c.get_color()): line_style(n) for c, n in zip(curves, numbers, strict=True)}
+    for curve in curves:
+        curve.set_linestyle(looks[to_rgb(curve.get_color())]["linestyle"])
+    artists: list[Any] = [*ax.lines, *ax.collections]
+    for artist in artists:
+        colour = artist.get_color() if hasattr(artist, "get_color") else artist.get_facecolor()
+        (rgba,) = to_rgba_array(colour)[:1]
+        artist.set_color(looks[tuple(rgba[:3])]["color"])
+    ax.legend()
 
 
 def quantity_axis(quantity: Quantity, ratio: bool) -> str:

@@ -80,8 +80,10 @@ def _chosen(results: Results, data: str, optimizer: Optimizer) -> str:
 def at_edge(value: str, optimizer: Optimizer) -> bool:
     """Whether a chosen value is the first or last of those tried, so that a better may be beyond.
 
-    A first value of 0 is no edge: nothing lies beyond.
+    A first value of 0 is no edge: nothing lies beyond. Nor is a single one, which nobody chose.
     """
+    if len(optimizer.values) < 2:
+        return False
     try:
         number = float(value)
     except ValueError:

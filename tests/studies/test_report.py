@@ -17,11 +17,15 @@ import pytest
 from conftest import Run
 from histories import run_rows
 from histories import write as write_history
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 from study_runs import rows, write
 
-from loss_landscape import plot_surface
+from loss_landscape import plot_sharpness, plot_surface
 from loss_landscape.my_pyhessian import hessian
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from studies import report, report_pictures
 from studies.comparisons import Results
 from studies.plot_history import read_curves
@@ -31,13 +35,13 @@ from studies.runs_file import read_runs
 from studies.table import read_study
 from trainings import my_train_GCN
 from utilities import cli
-from utilities.pictures import line_style
+from utilities.pictures import SMALL_DPI, line_style, small_png
 
 
 # --- files ----------------------------------------------------------------------------------------
 def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: Run) -> None:
-    table = write(tmp_path, rows())
-    made = run_here(report.main, table, "--out_dir", tmp_path, "--output", tmp_path / "out")
+    write(tmp_path, rows())
+    made = run_here(report.main, *words(tmp_path, tmp_path / "out"))
     assert made.returncode == 0, made.stderr
     markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
     for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
@@ -47,6 +51,12 @@ def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: 
     assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
     assert "default-src 'none'" in shown
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
+
+
+def words(folder: Path, output: Path) -> list[str]:
+    """The command line of a report on the made table in ``folder``."""
+    files = ["--runs", str(folder / "runs.csv"), "--out_dir", str(folder)]
+    return [str(folder / "small.toml"), *files, "--output", str(output)]
 
 
 def digest(path: Path) -> str:
@@ -65,7 +75,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(study: Path) -> Path:
     """Its report's folder."""
     output = study / "report"
-    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    report.main(words(study, output))
     return output
 
 
@@ -87,7 +97,7 @@ def test_a_report_again_is_the_same_and_takes_old_pictures_away(
     (output / "report.md").write_text("![x](gone.png)\n")
     for name in ("gone.png", "mine.png"):
         (output / name).write_bytes(b"")
-    report.main([str(study / "small.toml"), "--out_dir", str(study), "--output", str(output)])
+    report.main(words(study, output))
     after = {path.name: path.read_bytes() for path in output.iterdir()}
     assert after.pop("mine.png") == b"" and after == before
 
@@ -108,7 +118,7 @@ def test_bad_input_is_one_line_code_2_and_leaves_the_report(
         path.unlink()
     else:
         table.write_text("task = 1")
-    done = run_here(report.main, table, "--out_dir", tmp_path, "--output", output)
+    done = run_here(report.main, *words(tmp_path, output))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
 
@@ -122,13 +132,15 @@ def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
     for row in made:
         training = ["--dataset=TINY", "--seed=1", "--fold=0", "--epochs=2", "--hidden_channels=8"]
-        training += [f"--optimizer={row['optimizer']}", *common]
+        training += [f"--optimizer={row['optimizer']}", "--keep_epochs=1", *common]
         run_main(my_train_GCN.main, training)
         (best,) = (folder / "to_plot").glob(f"model_GCN_{row['optimizer']}_*_seed1.pt")
         file = f"--model_file={best}"
         run_main(plot_surface.main, [file, "--x=-1:1:3", "--y=-1:1:3", *common])
         few = ["--probes=2", "--trace_probes=2", "--lanczos_steps=5", "--top_n=1"]
         run_main(hessian.main, [file, *few, *common])
+        kept = sorted(map(str, best.parent.glob(f"{best.stem}_epoch*.pt")))
+        run_main(plot_sharpness.main, [*kept, *common])
         row |= {"checkpoint": str(best.relative_to(folder)), "sha256": digest(best)}
     write(folder, made)
     return folder
@@ -141,13 +153,13 @@ def run_main(main: cli.Main, argv: list[str]) -> None:
 
 
 def report_of(folder: Path, output: Path) -> str:
-    report.main([str(folder / "small.toml"), "--out_dir", str(folder), "--output", str(output)])
+    report.main(words(folder, output))
     return (output / "report.md").read_text("utf-8").replace("\\", "")
 
 
 def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
     text = report_of(real, tmp_path)
-    for kind in ("curves", "surfaces", "spectra"):
+    for kind in ("curves", "surfaces", "spectra", "along_training"):
         assert f"![MUTAG: {kind}](MUTAG_{kind}.png)" in text
         assert Image.open(tmp_path / f"MUTAG_{kind}.png").size[0] > 500
     for name in (
@@ -157,6 +169,7 @@ def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) 
         ),
         *("model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5", "model_GCN_SAM_rho0.05_TINY_fold0_seed1.h5"),
         *("GCN_ADAM_seed1_TINY_fold0.json", "GCN_SAM_seed1_TINY_fold0.json"),
+        "GCN_SAM_seed1_TINY_fold0_sharpness_epochs.json",
     ):
         assert f"`{name}`" in text
     assert "A test set has 4 samples, so that one of them is worth 25 points" in text
@@ -171,8 +184,11 @@ def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path:
     surface = best.with_suffix(".h5")
     with h5py.File(surface, "r+") as file:
         file.attrs["checkpoint_sha256"] = "0" * 64
+    kept = best.with_name(f"{best.stem}_epoch1.pt")
+    kept.write_bytes(kept.read_bytes()[:-1])
     text = report_of(folder, tmp_path / "one")
-    assert f"{surface.name} is of another checkpoint than the table names" in text
+    assert "GCN_SAM_seed1_TINY_fold0_sharpness_epochs.json is of another" in text
+    assert f"{surface.name} is of another checkpoint than the one that is there" in text
     assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
     best.write_bytes(best.read_bytes()[:-1])
     text = report_of(folder, tmp_path / "two")
@@ -217,6 +233,38 @@ def test_bands_are_drawn_where_they_are_right_and_few(
     assert ("band" in figure.legends[0].get_title().get_text()) == bool(bands)
 
 
+def test_spectra_have_their_optimizers_colours() -> None:
+    rng = np.random.default_rng(0)
+    spectra = {
+        name: Spectrum(rng.normal(size=(2, 4)), np.full((2, 4), 0.25), {"optimizer": "SAM"})
+        for name in ("SAM", "MSAM", "LookSAM")
+    }
+    ax = report_pictures.draw_spectra(spectra, {"MSAM": 1, "SAM": 4, "LookSAM": 0}).axes[0]
+    curves, labels = ax.get_legend_handles_labels()
+    assert labels == list(spectra)
+    assert [c.get_color() for c in curves] == [line_style(n)["color"] for n in (4, 1, 0)]
+    shown = {to_rgb(line.get_color()) for line in (*ax.lines, *ax.get_legend().get_lines())}
+    bands = {
+        to_rgb(band.get_facecolor()[0]) for band in ax.collections if len(band.get_facecolor())
+    }
+    own = {to_rgb(line_style(n)["color"]) for n in (0, 1, 4)}
+    assert shown == own and bands == own
+
+
+@pytest.mark.parametrize("which", ["x", "y"])
+@pytest.mark.parametrize("ends", [(0.99, 1.01), (0.3, 0.4), (1e-7, 1e5), (2.0, 90.0)])
+def test_a_logarithmic_axis_has_a_few_plain_numbers(which: str, ends: tuple[float, float]) -> None:
+    figure = Figure()
+    ax = figure.subplots()
+    ax.plot(ends, ends)
+    report_pictures._plain_log(ax, which)
+    FigureCanvasAgg(figure).draw()
+    axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
+    shown = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
+    assert 2 <= len(shown) <= report_pictures.MOST_TICKS and len(set(shown)) == len(shown)
+    assert [float(text) for text in shown] == pytest.approx(axis.get_ticklocs().tolist(), rel=0.01)
+
+
 def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
     write(tmp_path, rows(["MUTAG"]))
     study, runs = read_study(tmp_path / "small.toml"), read_runs(tmp_path / "runs.csv")
@@ -224,11 +272,11 @@ def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
     figure = report_pictures.draw_minima(
         done.results, "MUTAG", done.correlations, report_pictures.looks(done.results.optimizers)
     )
-    content = report_pictures.png(figure)
+    content = small_png(figure)
     path = tmp_path / "p.png"
     path.write_bytes(content)
     whole = tmp_path / "whole.png"
-    figure.savefig(whole, dpi=report_pictures.DPI)
+    figure.savefig(whole, dpi=SMALL_DPI)
     ours, theirs = (np.asarray(Image.open(p).convert("RGB"), dtype=int) for p in (path, whole))
     assert np.abs(ours - theirs).max() < 32 and len(content) < 60_000
 

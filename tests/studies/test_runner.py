@@ -124,6 +124,25 @@ def test_the_table_of_runs_says_what_the_files_hold(carried_out) -> None:
     ]
 
 
+def test_its_report_is_of_what_is_there(carried_out, tmp_path: Path, run_here) -> None:
+    table, out = carried_out
+    done = run_here(study.main, "report", table, f"--out_dir={out}", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs.csv").read_bytes() == (out / "runs.csv").read_bytes()
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "12 of 12 planned runs are in this report, and 4 of 4 trials" in text
+    assert "SAM's minima" in text or "SAM's lambda" in text
+    for kind in ("differences", "minima", "curves", "surfaces", "spectra"):
+        assert (tmp_path / f"MUTAG_{kind}.png").is_file()
+    assert "Files that were left out" not in text
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, message in ((empty, "no finished run"), (tmp_path / "none", "no such folder")):
+        done = run_here(study.main, "report", table, f"--out_dir={folder}")
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_what_is_done_is_left_alone(carried_out, run_here) -> None:
     table, out = carried_out
     files = [path for path in out.rglob("*") if path.suffix in (".pt", ".npy", ".json", ".h5")]
