@@ -23,6 +23,7 @@ from loss_landscape.my_pyhessian.density_plot import (
     floor_of,
     grid_of,
     kernel_of,
+    matrix_of,
     rug_of,
     styles,
     ticks_of,
@@ -168,7 +169,7 @@ def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Fig
         )
         figure.add_scatter(
             x=places,
-            y=found.mean,
+            y=np.where(found.mean < floor, np.nan, found.mean),
             customdata=grid,
             hovertemplate="eigenvalue %{customdata:.4g}<br>density %{y:.3g}",
             **{"name": name, "mode": "lines", "legendgroup": f"{i}"},
@@ -188,7 +189,7 @@ def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Fig
     ticks = ticks_of(kernel, low, high)
     figure.update_layout(
         xaxis={
-            "title": {"text": "eigenvalue of the Hessian"},
+            "title": {"text": f"eigenvalue of the {matrix_of(spectra[0])}"},
             "tickvals": kernel.place(ticks),
             "ticktext": [f"{tick:g}" for tick in ticks],
         },
@@ -229,7 +230,9 @@ def layers_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figu
     count = len(spectra[0].record["per_layer"])
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(
-        height=max(240, 100 + count * (14 + 10 * len(spectra))), template="plotly_white"
+        height=max(240, 100 + count * (14 + 10 * len(spectra))),
+        margin={"t": 40, "b": 40},
+        template="plotly_white",
     )
     return figure
 

@@ -76,6 +76,11 @@ def _taken(spectrum: Spectrum) -> dict[str, Any]:
     return {**said, "dataset": spectrum.record.get("dataset")}
 
 
+def matrix_of(spectrum: Spectrum) -> str:
+    """The matrix in a reader's words."""
+    return MATRICES[_taken(spectrum)["matrix"]]
+
+
 def styles(spectra: Sequence[Spectrum]) -> list[dict[str, Any]]:
     """Of each curve its colour, one for each optimizer, and its style, one for each run of it."""
     colours: dict[str, str] = {}
@@ -189,7 +194,7 @@ def draw_density(
     # The marks have their room below the curves.
     axes.set_ylim(floor * (floor / top) ** (0.05 * len(spectra)), None)
     limits = (grid[0], grid[-1])
-    kind = MATRICES[_taken(spectra[0])["matrix"]]
+    kind = matrix_of(spectra[0])
     if math.isinf(axis.linear):
         axes.set_xlabel(f"eigenvalue of the {kind}")
     else:
