@@ -20,7 +20,7 @@ TWO = """
 task = "GCN"
 base = "ADAM"
 seeds = [1]
-flags = { epochs = 80, save_seconds = 0.0, dataset = "MUTAG" }
+flags = { epochs = 80, save_seconds = 0.1, dataset = "MUTAG" }
 [data.MUTAG]
 [optimizers.ADAM]
 flags = { optimizer = "ADAM" }
