@@ -66,10 +66,9 @@ def write_spectrum(stem: Path, spectrum: Spectrum) -> list[Path]:
         OSError: a file can't be written.
     """
     record = {**spectrum.record, "arrays_sha256": _digest(spectrum.nodes, spectrum.weights)}
-    # One probe has no standard error; JSON has null for that and no NaN.
-    for row in (record, *record.get("per_layer", ())):
-        nan = [key for key, value in row.items() if isinstance(value, float) and math.isnan(value)]
-        row |= dict.fromkeys(nan)
+    if "per_layer" in record:
+        record["per_layer"] = [_without_nan(row) for row in record["per_layer"]]
+    record = _without_nan(record)
     paths = spectrum_paths(stem)
     for path, array in zip(paths, (spectrum.nodes, spectrum.weights), strict=False):
         with atomic_write(path) as part:
@@ -123,6 +122,11 @@ def settings(record: dict[str, Any]) -> dict[str, Any]:
 
 def _path(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """One probe has no standard error; JSON has null for that and no NaN."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 def _digest(nodes: np.ndarray, weights: np.ndarray) -> str:

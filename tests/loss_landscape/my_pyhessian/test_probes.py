@@ -40,7 +40,9 @@ def known_of(matrix: Tensor, ends: Ends) -> Known:
 # --- errors ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("name", "error"), [("uniform", 0.01), ("slow", 0.0035)])
 def test_the_intervals_of_the_trace_cover_it_under_the_stop_rule(name: str, error: float) -> None:
-    """Nominally in 95 % of all cases, within 93 and 97 %; the seeds are fixed.
+    """Nominally in 95 % of all cases, within three binomial errors of 500 repetitions.
+
+    Of 6,000 others 94.2 and 94.6 % cover it where the rule stops, 95.3 and 94.9 % after 24.
 
     XTrace's own error estimate (Epperly et al. 2024) covers 52 to 95 % of such matrices.
     """
@@ -60,7 +62,8 @@ def test_the_intervals_of_the_trace_cover_it_under_the_stop_rule(name: str, erro
                 break
         covered += far <= half
         taken.append(len(samples))
-    assert 0.93 <= covered / 500 <= 0.97 and 0.93 <= at_once / 500 <= 0.97
+    reach = 3 * math.sqrt(0.95 * 0.05 / 500)
+    assert abs(covered / 500 - 0.95) <= reach and abs(at_once / 500 - 0.95) <= reach
     assert 26 < np.mean(taken) < 150  # it stops by its error
 
 
@@ -313,6 +316,16 @@ def test_each_layer_has_the_dense_blocks_values() -> None:
         first += size
         assert row["lambda_max"] == pytest.approx(float(torch.linalg.eigvalsh(block)[-1]))
         assert abs(row["trace"] - float(block.trace())) <= 4 * row["trace_standard_error"] + 1e-9
+
+
+def test_one_sample_of_a_layers_trace_has_no_error_and_is_told(
+    trained, data_dir: Path, tmp_path: Path, capsys
+) -> None:
+    few = ["--per_layer", "--probes=1", "--trace_probes=1"]
+    path = script.main([*flags_of(trained, data_dir, tmp_path), *few])
+    row = json.loads(path.read_text())["per_layer"][0]
+    assert row["trace_samples"] == 1 and row["trace_standard_error"] is None
+    assert f"nan  {row['layer']} (" in capsys.readouterr().out
 
 
 def test_damaged_and_foreign_pieces_are_refused(trained, data_dir: Path, tmp_path: Path) -> None:
