@@ -51,7 +51,8 @@ def follow(
     Lanczos begins from the sum of the three best Ritz vectors of the matrix before. From the one
     eigenvector alone it would find that one again though another had grown larger; so three are
     followed, one product more than that is made at least, and a random vector is added, by which
-    one from below all three comes in, at once or at the next matrix.
+    one from below all three comes in, at once or later. One that overtakes by a few percent can
+    stay unseen until it is larger by more: what is found is an eigenvalue, not always the first.
 
     Args:
         matvec: product with the symmetric matrix.

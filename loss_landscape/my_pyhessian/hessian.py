@@ -253,13 +253,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _add_accuracy_flags(group: Any) -> None:
-    for flag, kind, default, text in (
+    for flags, kind, default, text in (
         ("--top_n", positive_int, 5, "largest eigenvalues to find"),
         ("--bottom_n", non_negative_int, 1, "lowest eigenvalues to find"),
         ("--max_steps", positive_int, 160, "most products for the eigenvalues"),
         ("--tol", positive_float, 1e-3, "residual over the largest eigenvalue"),
         ("--probes", positive_int, 10, "most random vectors for the density"),
-        ("--lanczos_steps", positive_int, 60, "products for each of them"),
+        ("--lanczos_steps --steps", positive_int, 60, "products for each of them"),
         (
             "--density_error",
             positive_float,
@@ -270,7 +270,7 @@ def _add_accuracy_flags(group: Any) -> None:
         ("--trace_probes", positive_int, 100, "most random vectors for the trace"),
         ("--trace_error", positive_float, 0.02, "stop it at this standard error over the trace"),
     ):
-        group.add_argument(flag, type=kind, default=default, help=text)
+        group.add_argument(*flags.split(), type=kind, default=default, help=text)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -359,7 +360,10 @@ def choose(
     if begun is not None:
         fast, reason = trial.attempt(Way.read(begun))
         if fast is None:
-            raise ValueError(f"the spectrum can't be gone on with the way it was begun: {reason}")
+            raise ValueError(
+                f"the spectrum can't be gone on with the way it was begun: {reason}; "
+                "--no-fast --overwrite begins anew"
+            )
     elif products < FEWEST:
         return PLAIN
     else:
@@ -379,7 +383,9 @@ class Trial:
 
     def __init__(self, operator: CurvatureOperator, say: Callable[[str], None]) -> None:
         self.operator, self.say = operator, say
-        self.room = SHARE * free_memory(operator.flat.device)
+        # Of torchrun's processes on this machine each takes its part.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.room = SHARE * free_memory(operator.flat.device) / processes
         generator = torch.Generator().manual_seed(0)
         vector = torch.randn(operator.flat.numel(), generator=generator, dtype=torch.float64)
         self.vector = vector.to(operator.flat)
