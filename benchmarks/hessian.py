@@ -164,8 +164,8 @@ def reference(label: str, subject: Subject) -> Reference:
         with atomic_write(path) as part, part.open("wb") as file:
             np.savez(file, **found._asdict())
     with np.load(path) as file:
-        values = [file[name] for name in Reference._fields]
-    return Reference(*values[:2], float(values[2]), float(values[3]), *values[4:])
+        values, magnitudes, trace, error, nodes, weights = (file[n] for n in Reference._fields)
+    return Reference(values, magnitudes, float(trace), float(error), nodes, weights)
 
 
 def _long_run(label: str, subject: Subject) -> Reference:
@@ -397,13 +397,12 @@ def peer_products(label: str, subject: Subject) -> dict[str, Callable[[], Any]]:
     """A product by each peer that can make it, with the model of stock layers."""
     model, loss = subject.stock(), MeanLoss(subject.restored.loss)
     params = [p for p in model.parameters() if p.requires_grad]
-    draw = torch.Generator().manual_seed(0)
-    vector = [torch.randn(p.shape, generator=draw) for p in params]
+    vector = [torch.ones_like(p) for p in params]  # whose product is the same in any order
     whole = subject.samples()
     if label == "WRN":
         loader = subject.loader()
         mean = peer_hessian(model, loss, dataloader=loader, cuda=False)
-        calls = {"PyHessian": lambda: mean.dataloader_hv_product(vector)}
+        calls = {"PyHessian": lambda: mean.dataloader_hv_product(vector)[1]}
     else:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -458,7 +457,9 @@ def compare(label: str, checkpoint: Path, args: argparse.Namespace) -> list[list
         print(label, name, cost, flush=True)
     subject = counted_on if samples == fewer else Subject(checkpoint, samples, args)
     operator, once = own(subject, args.compiling)
-    calls: dict[str, Callable[[], Any]] = {"ours": lambda: operator(operator.flat)}
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": lambda: [operator(torch.ones_like(operator.flat))]
+    }
     calls |= peer_products(label, subject)
 
     def timed(call: Callable[[], Any]) -> float:
@@ -468,6 +469,9 @@ def compare(label: str, checkpoint: Path, args: argparse.Namespace) -> list[list
             return process_time() - began
 
     memory = {name: peak(partial(timed, call)) for name, call in calls.items()}
+    with sdpa_kernel(SDPBackend.MATH):
+        made = {name: _sorted(call()) for name, call in calls.items()}
+    differs = {name: float((v - made["ours"]).norm() / v.norm()) for name, v in made.items()}
     seconds = in_turns({n: partial(timed, c) for n, c in calls.items()}, args.rounds, warmup=1)
     each = {name: float(np.median(taken)) for name, taken in seconds.items()}
     totals = {name: _totals(costs[name], each[name], once * (name == "ours")) for name in calls}
@@ -481,8 +485,14 @@ def compare(label: str, checkpoint: Path, args: argparse.Namespace) -> list[list
         over = [f"{total / totals['ours'][part]:.2g}" for part, total in totals[name].items()]
         each_said, held = f"{1e3 * each[name]:.4g}", f"{memory[name]:.0f}"
         head = [label, f"{subject.count:,} ({counted_on.count:,})", name, each_said]
+        head.append(f"{differs[name]:.1g}")
         rows.append([*head, *cells, f"{totals[name]['all']:.3g}", ", ".join(over), held])
     return rows
+
+
+def _sorted(parts: Sequence[Tensor]) -> Tensor:
+    """All entries in rising order: models with other layers have other orders of parameters."""
+    return torch.cat([part.detach().flatten() for part in parts]).sort()[0]
 
 
 def own(subject: Subject, compiling: bool) -> tuple[HessianOperator, float]:
@@ -502,8 +512,17 @@ def _totals(costs: dict[str, Cost], each: float, once: float) -> dict[str, float
     return {part: seconds + once for part, seconds in taken.items()}
 
 
-HEADER = ["model", "samples (counted on)", "tool", "ms a product", "top 5", "trace", "density"]
-HEADER += ["all, s", "over ours: each, all", "MiB"]
+HEADER = [
+    "model",
+    "samples (counted on)",
+    "tool",
+    "ms a product",
+    "differs by",
+    "top 5",
+    "trace",
+    "density",
+]
+HEADER += ["all, s", "over ours: each, all", "MiB by the first product"]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
