@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from loss_landscape.ray_cluster import RETRIES, cluster
 from studies.plan import Command, Job
 from utilities import cli
 
+GRACE = 60.0  # seconds in which a job saves and leaves when its study is gone
+TICK = 1.0  # seconds between two looks at whether the process that forked it lives
 Ended = list[tuple[Job, int]]  # jobs and their exit codes, minus a signal's number if one killed it
 
 
@@ -51,17 +54,20 @@ class Processes:
     Args:
         slots: at once.
         modules: of the scripts, imported once.
+        grace: seconds in which a job saves and leaves when its study is gone.
     """
 
-    def __init__(self, slots: int, modules: Sequence[str]) -> None:
-        self.slots, self.running = slots, dict[Job, BaseProcess]()
+    def __init__(self, slots: int, modules: Sequence[str], grace: float = GRACE) -> None:
+        self.slots, self.running, self.grace = slots, dict[Job, BaseProcess](), grace
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         self.context = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             self.context.set_forkserver_preload(list(modules))
 
     def start(self, job: Job, command: Command, log: Path) -> None:
-        process = self.context.Process(target=_alone, args=(command, log))  # type: ignore[attr-defined]
+        process = self.context.Process(  # type: ignore[attr-defined]
+            target=_alone, args=(command, log, self.grace)
+        )
         process.start()
         self.running[job] = process
 
@@ -75,20 +81,28 @@ class Processes:
             process.terminate()
 
 
-def _alone(command: Command, log: Path) -> None:
+def _alone(command: Command, log: Path, grace: float) -> None:
     """Carry out a command in a process of its own, which ends with the study's."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is for the study's process, which passes it on
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    threading.Thread(target=_end_with_the_study, args=(os.getppid(), grace), daemon=True).start()
     sys.exit(carry_out(command, log))
 
 
-def _end_with_the_study() -> None:
-    """Save and leave when the study's process is gone, so that a new one finds no run locked."""
+def _end_with_the_study(parent: int, grace: float) -> None:
+    """Save and leave when the study's process is gone, so that a new one finds no run locked.
+
+    Without the process that forked it (``parent``) the study takes the job for ended, too. What
+    doesn't leave, because it is past its last step or hangs, is ended; its files are whole.
+    """
     study = multiprocessing.parent_process()
-    if study is not None:
-        connection.wait([study.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    if study is None:
+        return
+    while not connection.wait([study.sentinel], TICK) and os.getppid() == parent:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace)
+    os._exit(128 + signal.SIGTERM)
 
 
 def carry_out(command: Command, log: Path) -> int:
