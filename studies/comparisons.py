@@ -172,9 +172,8 @@ class Results:
         if all(run.fold is None for run in self.runs if run.data == data):
             return 0.0
         flags = next(d.flags for d in self.study.data if d.name == data)
-        folds = {**self.study.flags, **flags}.get("folds", FOLDS)
-        assert isinstance(folds, int), folds
-        return held_out_ratio(folds, INNER_FOLDS)
+        folds = {**self.study.flags, **flags, **self.study.changes}.get("folds", FOLDS)
+        return held_out_ratio(int(str(folds)), INNER_FOLDS)
 
     def mean(self, data: str, optimizer: str, quantity: Quantity) -> Estimate | None:
         """Over the optimizer's runs in which it was measured; None where in none."""

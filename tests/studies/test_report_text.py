@@ -55,6 +55,13 @@ def test_a_difference_is_of_pairs_with_the_overlap_of_their_folds(tmp_path: Path
     assert flat.ratio and 0.2 < np.exp(flat.estimate.value) < 0.3
 
 
+@pytest.mark.parametrize("folds", [20, "20"])
+def test_folds_that_set_changed_are_those_of_the_interval(folds: int | str, tmp_path: Path) -> None:
+    table = write(tmp_path, rows())
+    results = Results(read_study(table, {"folds": folds}), read_runs(tmp_path / "runs.csv"))
+    assert results.test_to_train("MUTAG") == pytest.approx(1 / (19 * 0.9))
+
+
 def test_runs_without_a_partner_are_left_out_and_named(tmp_path: Path) -> None:
     made = [r for r in rows() if (r["optimizer"], r["seed"], r["fold"]) != ("ADAM", 2, 1)]
     done = analysis(tmp_path, made)
