@@ -55,7 +55,8 @@ METHODS = """
   which only the optimizer, only the seed or only the fold varies, and the mean of these (Jiang et
   al. 2020): where tau comes from one of them alone, psi tells. All of them are correlations: they
   can't say that flatness is the cause.
-- What was tuned was chosen on validation; test samples chose nothing.
+- What was tuned was chosen on validation of seeds that are not compared. With folds the samples
+  that trials validate on are test samples of other folds and seeds, for all optimizers alike.
 """
 
 
