@@ -287,8 +287,10 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
         progress = StudyProgress(state, workers.slots)
         stack.enter_context(progress)
         carry_out(state, workers, progress, interruption)
-    write_runs(state.plan.out_dir / RUNS_FILE, collected(state))
     print("\n".join(summary(state)))
+    whole = Progression(state.plan, list(state.plan.jobs()))  # --stage and --only ask for a part
+    whole.look()
+    write_runs(state.plan.out_dir / RUNS_FILE, collected(whole))
 
 
 def summary(state: Progression) -> Iterator[str]:

@@ -196,6 +196,14 @@ def test_what_fails_is_named_and_the_rest_goes_on(tmp_path: Path, run_here) -> N
     assert run_here(runner.main, table, *flags).returncode == 1  # tried again, failed again
 
 
+@pytest.mark.parametrize("flag", ["--stage=trials", "--stage=runs", "--only=spectrum"])
+def test_a_part_of_a_study_leaves_the_whole_table_of_runs(flag, carried_out, run_here) -> None:
+    table, out = carried_out
+    before = (out / "runs.csv").read_bytes()
+    assert run_here(runner.main, table, flag, f"--out_dir={out}").returncode == 0
+    assert (out / "runs.csv").read_bytes() == before
+
+
 def test_a_second_study_in_one_folder_is_refused(carried_out, run_here) -> None:
     table, out = carried_out
     lock = runner.locked(out / "choice.json", "")
