@@ -229,9 +229,9 @@ def _curve(kept: Kept, restored: Restored, rows: dict[int, Row], title: str) -> 
             f"the eigenvalue is that of {part} of {sizes['train']} samples; those of few are larger"
         )
         edge = edge._replace(why=(*edge.why, more))
-    unknown = [str(epoch) for epoch in rows if epoch not in by_epoch]
-    if unknown:
-        why = f"no edge without the learning rates: the history lacks epochs {', '.join(unknown)}"
+    lacking = [str(epoch) for epoch in rows if epoch not in by_epoch]
+    if lacking:
+        why = f"no edge without the learning rates: the history lacks epochs {', '.join(lacking)}"
         return Curve(title, rows, Edge("", (why,)), {})
     edges = {e: edge.at(by_epoch[e], row["gradient_norm"]) for e, row in rows.items()}
     return Curve(title, rows, edge, edges)

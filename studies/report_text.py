@@ -184,8 +184,8 @@ def _flatter_better(analysis: Analysis, data: str) -> str:
         claimed = [c for c in correlations if carries(c.tau, c.corrected)]
         lower = sum(c.tau.value > 0 for c in claimed)
         said += (
-            f"; a smaller value goes with the lower test error in {lower} and with the higher one "
-            f"in {len(claimed) - lower} of {len(correlations)} measures"
+            f"; of {len(correlations)} measures a smaller value can be told to go with the lower "
+            f"test error in {lower} and with the higher one in {len(claimed) - lower}"
         )
     return said
 
