@@ -1,6 +1,6 @@
 """Train a graph network on MUTAG with Adam and with SAM, and look at both minima.
 
-    python demo.py        # or: make demo; about two minutes on 2 cores, no network
+    python demo.py        # or: make demo; about a minute on 2 cores, no network
 
 Each step is a script of this repository; its command line is printed, so that it can be run alone.
 The minima that are looked at are one run each. Ten folds beside them show what such a run is worth.
