@@ -28,7 +28,14 @@ from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.own_model import is_own
-from loss_landscape.page import MOST_SCENES, layers_figure, page, spectra_figure, surface_figure
+from loss_landscape.page import (
+    MOST_SCENES,
+    along_figure,
+    layers_figure,
+    page,
+    spectra_figure,
+    surface_figure,
+)
 from loss_landscape.plot_2D import (
     NAMES,
     add_colour_bar,
@@ -350,7 +357,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if args.html:
         said = difference(repeated, [m.label for m in minima]) if repeated else ""
         caption = f"{CAPTION}. {said}" if said else CAPTION
-        written.append(write_page(minima, args.surf_name, scale, args.html, caption))
+        written.append(write_page(minima, args.surf_name, scale, args.html, caption, along))
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))
@@ -359,7 +366,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def write_page(
-    minima: Sequence[Minimum], name: str, scale: Scale, path: Path, caption: str = CAPTION
+    minima: Sequence[Minimum],
+    name: str,
+    scale: Scale,
+    path: Path,
+    caption: str = CAPTION,
+    along: Sequence[dict[int, Row]] = (),
 ) -> Path:
     """Write the interactive page of ``--html``; return its path."""
     surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
@@ -373,6 +385,7 @@ def write_page(
         [list(COLUMNS[: len(body[0])]), *body],
         caption,
         layers_figure(spectra, labels) if spectra else None,
+        along_figure(along, apart(labels)) if along else None,
     )
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ each name from a file is text, never markup.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -17,6 +17,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from loss_landscape.epoch_sharpness import Row
 from loss_landscape.my_pyhessian.density_plot import (
     band_of,
     described,
@@ -31,7 +32,7 @@ from loss_landscape.my_pyhessian.density_plot import (
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.scale import LARGEST, Scale, plain_numbers
 from loss_landscape.surface_file import ACCURACY, Surface
-from utilities.pictures import HEIGHTS, MARK
+from utilities.pictures import COLOURS, HEIGHTS, MARK
 
 MOST_SCENES = 12  # browsers end the oldest of more than 16 drawings in 3D
 DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}  # matplotlib's and plotly's
@@ -237,6 +238,23 @@ def layers_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figu
     return figure
 
 
+def along_figure(curves: Sequence[Mapping[int, Row]], labels: Sequence[str]) -> go.Figure:
+    """The largest eigenvalue of the Hessian over the epochs of each training."""
+    figure = go.Figure()
+    for i, (rows, label) in enumerate(zip(curves, labels, strict=True)):
+        values = [row["lambda_max"] for row in rows.values()]
+        colour = COLOURS[i % len(COLOURS)]
+        name = _short(label)
+        figure.add_scatter(
+            x=list(rows), y=values, name=name, mode="lines+markers", line={"color": colour}
+        )
+    figure.update_layout(
+        height=320, margin={"t": 40, "b": 40}, template="plotly_white", showlegend=True
+    )
+    figure.update_layout(xaxis_title="epoch", yaxis_title="largest eigenvalue")
+    return figure
+
+
 def _short(label: str) -> str:
     """A label for a legend, which must leave room for the curves."""
     return html.escape(label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 1] + "…")
@@ -249,6 +267,7 @@ def page(
     table: Sequence[Sequence[str]],
     caption: str,
     layers: go.Figure | None = None,
+    along: go.Figure | None = None,
 ) -> str:
     """The whole page.
 
@@ -259,6 +278,7 @@ def page(
         table: rows of text, the first the columns' names.
         caption: of the table.
         layers: below the spectra, or None.
+        along: below the layers, or None.
     """
     figures = []
     for i, (label, figure) in enumerate(surfaces):
@@ -275,6 +295,7 @@ def page(
         f'<div class="surfaces">{"".join(figures)}</div>',
         "" if spectra is None else _div("spectra", spectra),
         "" if layers is None else _div("layers", layers),
+        "" if along is None else _div("along", along),
         f"<table><caption>{html.escape(caption)}</caption>",
         "".join(f"<tr>{row}</tr>" for row in cells) + "</table>",
         f"<script>{TURN_ALL}</script>",

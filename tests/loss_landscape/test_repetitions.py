@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
+from loss_landscape import compare
 from loss_landscape.repetitions import (
     Repetitions,
     difference,
@@ -19,6 +22,7 @@ from loss_landscape.repetitions import (
     worth,
 )
 from utilities import checkpoint
+from utilities.runs import run_settings
 
 OLD = Path(__file__).parents[1] / "old_files" / "to_plot" / "model_GCN_SAM_rho0.05.pt"
 LABELS = ["GCN on MUTAG, ADAM", "GCN on MUTAG, SAM, rho 0.05"]
@@ -105,3 +109,26 @@ def test_panel_has_a_dot_a_run_and_a_line_a_pair() -> None:
     for drawn in ([70.0, 71.0], [75.0, 74.0], [70.0, 75.0, 80.0], [71.0, 74.0]):
         assert drawn in lines
     assert [t.get_text() for t in axes.get_yticklabels()] == ["ADAM", "SAM, rho 0.05"]
+
+
+def test_sharpness_along_the_training_is_that_of_the_run(tmp_path: Path, run_here) -> None:
+    """It is in the picture and on the page; another run's, or none, is refused."""
+    shutil.copytree(OLD.parents[1], tmp_path, dirs_exist_ok=True)
+    model = tmp_path / "to_plot" / OLD.name
+    flags = ["--model_files", model, model, "--out_dir", tmp_path, "--output", tmp_path / "a.png"]
+    flags += ["--along", "--html", tmp_path / "a.html"]
+    result = run_here(compare.main, *flags)
+    assert result.returncode == 2 and "plot_sharpness.py writes it" in result.stderr
+    row = {"residual": 0.0, "gradient_norm": 1.0, "products": 4, "converged": True}
+    rows = [{"epoch": epoch, "lambda_max": 2.0 + epoch, **row} for epoch in (0, 5, 10)]
+    run = run_settings(checkpoint.load(model))
+    record = tmp_path / "Eigenvalues" / "GCN_SAM_sharpness_epochs.json"
+    record.write_text(json.dumps({"settings": {"run": run}, "epochs": rows}, default=str))
+    result = run_here(compare.main, *flags)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "a.html").read_text("utf-8")
+    assert 'id="along"' in page and "largest eigenvalue" in page
+    other = {"settings": {"run": {**run, "epochs": 7_777}}, "epochs": rows}
+    record.write_text(json.dumps(other, default=str))
+    result = run_here(compare.main, *flags)
+    assert result.returncode == 2 and "of another run, by epochs" in result.stderr
