@@ -24,7 +24,7 @@ def torchrun(*arguments: object) -> list[str]:
 def test_torchrun_starts_again_after_a_killed_worker(data_dir: Path, tmp_path: Path) -> None:
     more = ("--epochs=40", "--batch_size=14", "--save_seconds=0", "--tensorboard", "--dropout=0")
     argv = flags("GCN", data_dir, tmp_path / "two", *more)
-    command = torchrun("--standalone", "--nproc_per_node=2", "--max_restarts=1")
+    command = torchrun("--standalone", "--nproc_per_node=2", "--max_restarts=3")
     command += [str(ROOT / "trainings/my_train_GCN.py"), *argv, "--resume"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
     assert run.stdout is not None and run.stderr is not None
