@@ -14,13 +14,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from DatasetClass.splits import INNER_FOLDS
 from utilities import checkpoint
 from utilities.pictures import COLOURS
 from utilities.runs import identity, run_settings
 from utilities.statistics import Estimate, held_out_ratio, mean_interval, paired
 
 OVER = ("seed", "fold", "tag")  # in which the repetitions of a minimum may differ from it
-INNER_FOLDS = 10  # a tenth of what isn't tested is for validation
 
 
 @dataclass(frozen=True)
