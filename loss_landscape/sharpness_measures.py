@@ -32,7 +32,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     no_tick,
     without_autocast,
 )
-from loss_landscape.my_pyhessian.stochastic import rademacher, standard_error
+from loss_landscape.my_pyhessian.stochastic import outside, rademacher, standard_error
 from loss_landscape.nearby_loss import NearbyLoss
 
 Subsets = Sequence[Sequence[Any]]  # of each subset of m samples its batches
@@ -151,9 +151,7 @@ def probe(
     found: list[tuple[float, float]] = []
     known = float(pairs.values.sum()), float(np.square([pairs.values, pairs.residuals]).sum())
     for _ in range(probes):
-        z = rademacher(basis.shape[1], basis, generator)
-        for _ in range(2):
-            z = z - basis.T @ (basis @ z)
+        z = outside(basis, rademacher(basis.shape[1], basis, generator))
         product = matvec(z).double()
         tick()
         found.append((float(z.double() @ product), float(product @ product)))

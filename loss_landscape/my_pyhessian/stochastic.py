@@ -187,9 +187,9 @@ def probe(matvec: Matvec, known: Known, start: Tensor, steps: int, tick: Tick = 
         product = matvec(v)
         if not products:
             products.append(product)
-        return _outside(known.vectors, product)
+        return outside(known.vectors, product)
 
-    t = lanczos(rest, _outside(known.vectors, start), min(steps, dim - k), tick)
+    t = lanczos(rest, outside(known.vectors, start), min(steps, dim - k), tick)
     values, vectors = t.ritz()
     return Probe(
         np.concatenate([known.values, values]),
@@ -204,7 +204,7 @@ def trace_sample(matvec: Matvec, known: Known, start: Tensor) -> float:
     """A sample of the trace from one product, as ``probe`` has it."""
     if len(known.basis) == start.numel():
         return known.trace
-    v = _outside(known.basis, start)
+    v = outside(known.basis, start)
     return _trace_sample(known, v, matvec(v))
 
 
@@ -220,7 +220,7 @@ def _trace_sample(known: Known, v: Tensor, product: Tensor) -> float:
     return known.trace + left * float(quadratic) / (float(v @ v) - float(inside @ inside))
 
 
-def _outside(basis: Tensor, v: Tensor) -> Tensor:
+def outside(basis: Tensor, v: Tensor) -> Tensor:
     """The part of v that is orthogonal to the rows of ``basis``; twice, against rounding."""
     for _ in range(2):
         v = v - basis.T @ (basis @ v)
