@@ -10,7 +10,6 @@ page of ``--html`` is one file that needs no network: surfaces to turn, values u
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different, settings
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT, atomic_write, target
+from utilities.files import ROOT, atomic_write, sha256_of, target
 from utilities.pictures import line_style, picture_path, save_picture
 from utilities.runs import Run, differing, run_settings
 
@@ -114,7 +113,7 @@ def read_minimum(
         content = checkpoint.load(model_file)
         stem = Run.from_checkpoint(content, out_dir).spectrum
     spectrum = read_spectrum(stem) if with_spectrum else None
-    identity = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    identity = sha256_of(model_file)
     computed = [(surf_file, surface.attributes)]
     if spectrum is not None:
         computed.append((stem, spectrum.record))

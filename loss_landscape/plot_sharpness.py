@@ -13,7 +13,6 @@ measured again, and a run that was killed goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from loss_landscape.own_model import is_own
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities import checkpoint
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
-from utilities.files import locked, target
+from utilities.files import locked, sha256_of, target
 from utilities.pictures import COLOURS, picture_path, save_picture
 from utilities.progress import Progress
 from utilities.runs import Run, differing, run_settings
@@ -182,7 +181,7 @@ def _measure_missing(
     batches: list[Any],
     file: EpochsFile,
 ) -> None:
-    digests = {e: hashlib.sha256(p.read_bytes()).hexdigest() for e, p in kept.files.items()}
+    digests = {e: sha256_of(p) for e, p in kept.files.items()}
     for epoch in file.rows.keys() & kept.files.keys():
         if file.rows[epoch]["checkpoint_sha256"] != digests[epoch]:
             raise ValueError(

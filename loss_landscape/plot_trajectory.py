@@ -17,7 +17,6 @@ takes the epochs that a training with ``--keep_epochs 1`` kept, writes the plane
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -48,7 +47,7 @@ from loss_landscape.trajectory import (
 )
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, report_files, run
-from utilities.files import ROOT, locked
+from utilities.files import ROOT, locked, sha256_of
 from utilities.runs import EPOCH, refuse_other
 
 REMEDY = "name this one with --proj_file or replace that with --overwrite"
@@ -142,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     trajectory = _read(args)
     model_file, origin = trajectory.model_file, trajectory.origin
-    sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
+    sha256 = sha256_of(model_file)
     surface = _surface_around(args.surf_file, model_file, sha256) if args.surf_file else None
     directions, plane = _plane(args, trajectory)
     projection = project(trajectory.points, origin, directions)

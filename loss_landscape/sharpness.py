@@ -12,7 +12,6 @@ the training's loss in eval mode.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -45,7 +44,7 @@ from loss_landscape.sharpness_measures import (
     worst_case,
 )
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
-from utilities.files import locked, target
+from utilities.files import locked, sha256_of, target
 from utilities.progress import Progress
 from utilities.tables import table
 
@@ -295,7 +294,7 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     restored = restore(args)
     path = target(sharpness_path(restored.run.spectrum))
     record: dict[str, Any] = {
-        "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(args.model_file),
         "model_file": args.model_file.name,
         "title": restored.run.title,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from loss_landscape.fast_evaluation import PLAIN, AtPoint, FastVisits, Task, fas
 from loss_landscape.restore import Restored
 from loss_landscape.surface_file import Surface
 from utilities.cli import non_negative_int, positive_float, positive_int
+from utilities.files import sha256_of
 
 
 def add_measure_flags(group: Any) -> None:
@@ -138,7 +138,7 @@ def grid_of(args: argparse.Namespace) -> Surface:
 
 def source(args: argparse.Namespace, restored: Restored) -> dict[str, Any]:
     """Which checkpoint, data and loss the values are of, in whichever process."""
-    sha256 = hashlib.sha256(args.model_file.read_bytes()).hexdigest()
+    sha256 = sha256_of(args.model_file)
     return {"checkpoint_sha256": sha256, **restored.settings}
 
 

@@ -8,7 +8,6 @@ those of the spectra. What was not measured is left empty.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from studies.plan import TRAINING, Job, Plan
 from studies.progression import Progression
 from studies.table import Study
 from trainings.optimizers import RHO
-from utilities.files import ROOT
+from utilities.files import ROOT, sha256_of
 from utilities.history import read_history
 from utilities.runs import Run
 
@@ -76,7 +75,7 @@ def row(state: Progression, job: Job) -> Row:
         "seconds": seconds(args.run),
         **measured(state, job),
         "checkpoint": best.relative_to(plan.out_dir).as_posix(),
-        "sha256": hashlib.sha256(best.read_bytes()).hexdigest(),
+        "sha256": sha256_of(best),
         "command": shlex.join(["python", study.script, *plan.command(job).flags]),
     }
 

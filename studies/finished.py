@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from loss_landscape.surface_file import done, read_surface
 from studies.plan import TRAINING, Job, Plan
 from trainings.options import settings
 from utilities import checkpoint
+from utilities.files import sha256_of
 from utilities.runs import Run, refuse_other
 
 TRAINING_LOSS = "smooth_crossentropy"
@@ -59,7 +59,7 @@ def _measured(plan: Plan, job: Job, args: argparse.Namespace) -> bool:
     run = plan.run_of(job)
     path = measure_file(job.kind, run)
     try:
-        sha256 = hashlib.sha256(run.best.read_bytes()).hexdigest()
+        sha256 = sha256_of(run.best)
         record = read_measure(job.kind, path)
     except (OSError, ValueError):
         return False

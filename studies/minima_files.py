@@ -6,7 +6,6 @@ training was repeated, or a file damaged, it is left out and a note says so.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from studies.comparisons import Results, pair_text
 from studies.plot_history import Curve, read_curves
 from studies.runs_file import TrainedRun
 from utilities import checkpoint
+from utilities.files import sha256_of
 from utilities.runs import Run
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class MinimaFiles:
         path = self.out_dir / row.checkpoint
         if not path.is_file():
             return None
-        if hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
+        if sha256_of(path) != row.sha256:
             self.notes.append(f"{row.checkpoint} has changed since the table of runs was written")
             return None
         try:
@@ -194,7 +194,7 @@ def _epochs(path: Path, minimum: Minimum) -> dict[int, float]:
     for epoch, row in rows.items():
         kept = minimum.files.kept(epoch)
         if kept.is_file():
-            _refuse_other(path, row, hashlib.sha256(kept.read_bytes()).hexdigest())
+            _refuse_other(path, row, sha256_of(kept))
     return {epoch: float(row["lambda_max"]) for epoch, row in sorted(rows.items())}
 
 

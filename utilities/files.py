@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -70,6 +71,15 @@ def target(path: str | os.PathLike[str]) -> Path:
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: no plain file, so no result can have this name; choose another")
     return path
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, by which results say which checkpoint they are of.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

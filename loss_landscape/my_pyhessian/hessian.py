@@ -19,7 +19,6 @@ criteria and batches it takes, ``probes.py`` how the parts are measured.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -66,7 +65,7 @@ from utilities.cli import (
     report_files,
     run,
 )
-from utilities.files import locked, target
+from utilities.files import locked, sha256_of, target
 from utilities.ranks import Ranks
 
 MATRICES: dict[str, type[CurvatureOperator]] = {
@@ -293,7 +292,7 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
     batches = restored.batches(args.split, args.samples, args.batch_size)
     skip = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "ray")
     record: dict[str, Any] = {
-        "checkpoint_sha256": hashlib.sha256(args.model_file.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(args.model_file),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip}
         | {"loss_name": restored.loss_name, **restored.digests},
     }
@@ -360,7 +359,7 @@ def operators_of(
         kind = MATRICES[args.matrix]
         return kind(whole.model, restored.loss, whole.batches, restored.forward, layers=layers)
 
-    sha256 = hashlib.sha256(args.model_file.read_bytes()).hexdigest()
+    sha256 = sha256_of(args.model_file)
     return operators, {"checkpoint_sha256": sha256, **restored.settings}
 
 
