@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from loss_landscape.surface_file import Surface
+from utilities.statistics import half_width
 
-CONFIDENCE = 0.95
 SAME_POINT = 1e-9  # of two coordinates, over the larger
 
 
@@ -49,21 +48,13 @@ class Flatness:
     @property
     def half_width(self) -> float:
         """Half the interval's width; NaN for one direction, which tells of no other."""
-        return half_width(self.rises)
+        return float(half_width(self.rises))
 
     def __str__(self) -> str:
         """Mean, half the interval's width, and over how many directions."""
         interval = "" if math.isnan(self.half_width) else f" +- {self.half_width:#.2g}"
         plural = "s" if len(self.rises) > 1 else ""
         return f"{self.mean:.3g}{interval} over {len(self.rises)} direction{plural}"
-
-
-def half_width(values: np.ndarray) -> float:
-    """Half the width of Student's interval for the mean of independent ``values``; NaN for one."""
-    if len(values) < 2:
-        return math.nan
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def flatness(lines: Sequence[Surface], name: str, radius: float) -> Flatness:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from loss_landscape.flatness import Flatness, flatness, half_width, largest_radius
+from loss_landscape.flatness import Flatness, flatness, largest_radius
 from loss_landscape.plot_2D import NAMES, add_show_flag, full_title, new_figure, pyplot, title
 from loss_landscape.scale import DECADE, LARGEST
 from loss_landscape.surface_file import ACCURACY, Surface, read_surface
@@ -27,6 +27,7 @@ from loss_landscape.together import DRAW, draw_of, refuse_different
 from utilities.cli import Parser, finite_float, positive_float, report_files, run
 from utilities.files import ROOT
 from utilities.pictures import COLOURS, line_style, picture_path, save_picture
+from utilities.statistics import half_width
 
 BAND = (10, 90)  # percentiles of the directions
 
@@ -187,7 +188,7 @@ def report(labels: Sequence[str], figures: Sequence[Flatness]) -> list[str]:
     lines += [f"  {text}: {f}" for text, f in zip(labels, figures, strict=True)]
     for text, figure in zip(labels[1:], figures[1:], strict=True):
         gaps = figure.rises - figures[0].rises
-        interval = f" +- {half_width(gaps):#.2g}" if n > 1 else ""
+        interval = f" +- {float(half_width(gaps)):#.2g}" if n > 1 else ""
         lines.append(f"  {text}, less {labels[0]}: {gaps.mean():+.3g}{interval}")
     return lines
 

@@ -130,13 +130,9 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Mean and half width, (epochs,) each; the width is NaN for a single run.
     """
-    from scipy.stats import t  # loading it takes half a second
+    from utilities.statistics import half_width  # loading scipy for it takes half a second
 
-    runs = len(values)
-    if runs == 1:
-        return values[0], np.full(values.shape[1], np.nan)
-    error = values.std(axis=0, ddof=1) / np.sqrt(runs)
-    return values.mean(axis=0), t.ppf(0.975, runs - 1) * error
+    return values.mean(axis=0), half_width(values)
 
 
 def draw(curves: Sequence[Curve], bands: bool = True) -> Figure:

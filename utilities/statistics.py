@@ -68,6 +68,23 @@ def mean_interval(values: Sequence[float] | np.ndarray, test_to_train: float = 0
     return Estimate(mean, mean - half, mean + half, p, n)
 
 
+def half_width(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Half of Student's (1908) 95 % interval of the mean of independent values.
+
+    Args:
+        values: (n, ...), of which the mean is taken over the first axis.
+
+    Returns:
+        (...), of 0 dimensions for n numbers; NaN for a single value, which tells of no other.
+    """
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    if n < 2:
+        return np.full(array.shape[1:], math.nan)
+    error = array.std(axis=0, ddof=1) / math.sqrt(n)
+    return np.asarray(error * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+
+
 def held_out_ratio(folds: int, inner_folds: int) -> float:
     """Size of a fold's test set over that of its training set.
 

@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from loss_landscape.my_pyhessian.spectral_density import (
-    LEVEL,
     Band,
     Kernel,
     band,
@@ -34,6 +33,7 @@ from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum, s
 from utilities.cli import Parser, positive_float, report_files, run
 from utilities.files import ROOT
 from utilities.pictures import STYLES, line_style, picture_path, save_picture
+from utilities.statistics import CONFIDENCE
 
 MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "fisher": "empirical Fisher matrix"}
 # What has to be the same in spectra of one picture, with the value of files that don't say it.
@@ -157,7 +157,7 @@ def described(spectra: Sequence[Spectrum], kernel: Kernel) -> str:
     """What the picture shows beside the curves."""
     probes = sorted({len(s.nodes) for s in spectra})
     among = f"{probes[0]}" if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
-    of = f"band: {100 * LEVEL:.0f} % over {among} probes; " if probes[-1] > 1 else ""
+    of = f"band: {100 * CONFIDENCE:.0f} % over {among} probes; " if probes[-1] > 1 else ""
     return f"{of}ticks: Ritz values; smoothed with {kernel}"
 
 

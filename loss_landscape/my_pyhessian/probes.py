@@ -25,6 +25,7 @@ from loss_landscape.my_pyhessian.spectral_density import distribution_error
 from loss_landscape.my_pyhessian.stochastic import Known, direction
 from loss_landscape.my_pyhessian.unfinished import Piece, Unfinished
 from utilities.progress import Progress
+from utilities.statistics import half_width
 
 FIRST_DENSITY, FIRST_TRACE = 6, 24  # probes, before the first look at their error
 # What the seeds of random vectors begin with, after the command line's.
@@ -193,7 +194,7 @@ class Probes:
             reached = stochastic.is_exact_enough(samples, args.trace_error)
             if reached:
                 break
-        mean, half = float(np.mean(samples)), stochastic.half_width(samples)
+        mean, half = float(np.mean(samples)), float(half_width(samples))
         return {
             "trace": mean,
             "trace_standard_error": stochastic.standard_error(samples),

@@ -85,7 +85,7 @@ class Way(NamedTuple):
             way = cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise ValueError(f"the products' way, {text[:60]!r}, is none") from error
-        if way.layers not in SAID or not isinstance(way.kept and way.compiled, bool):
+        if way.layers not in SAID or not {way.kept, way.compiled} <= {True, False}:
             raise ValueError(f"the products' way, {text[:60]!r}, is unknown")
         return way
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+
+from utilities.statistics import half_width
 
 WIDTHS = 120  # standard deviations of the kernel from the lowest to the largest eigenvalue
-LEVEL = 0.95  # of a band: how often, pointwise, it holds the expectation over all probes
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def band(rows: np.ndarray) -> Band:
     mean = rows.mean(axis=0)
     if len(rows) < 2:
         return Band(mean, mean, mean)
-    error = rows.std(axis=0, ddof=1) / math.sqrt(len(rows))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(rows) - 1)) * error
+    reach = half_width(rows)
     return Band(mean, np.maximum(mean - reach, 0), mean + reach)
 
 

@@ -19,6 +19,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     no_tick,
     without_autocast,
 )
+from utilities.statistics import half_width
 
 NORMAL = float(stats.norm.ppf(0.975))
 
@@ -227,19 +228,13 @@ def outside(basis: Tensor, v: Tensor) -> Tensor:
     return v
 
 
-def half_width(samples: Sequence[float]) -> float:
-    """Half of a 95 % interval of the mean, by Student's t; NaN for fewer than two samples."""
-    freedom = max(len(samples) - 1, 1)
-    return float(stats.t.ppf(0.975, freedom)) * standard_error(list(samples))
-
-
 def is_exact_enough(samples: Sequence[float], error: float) -> bool:
     """Whether a mean's standard error is at most ``error`` of it, with room for its own error.
 
     A standard error of few samples is itself uncertain, and a rule that stops when it is small
     stops where it is too small: Student's quantile over the normal one makes up for that.
     """
-    return half_width(samples) / NORMAL <= error * abs(float(np.mean(samples)))
+    return float(half_width(samples)) / NORMAL <= error * abs(float(np.mean(samples)))
 
 
 def rounds(first: int, most: int) -> list[int]:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loss_landscape import plot_1D
-from loss_landscape.flatness import flatness, half_width, largest_radius
+from loss_landscape.flatness import flatness, largest_radius
 from loss_landscape.surface_file import Surface, create, write_cells
+from utilities.statistics import half_width
 
 X = np.linspace(-1, 1, 21)
 SAID = {
@@ -59,7 +60,8 @@ def test_mean_rise_is_the_curvatures_and_its_interval_the_textbooks(tmp_path: Pa
     doubled = flatness(two, "train_loss", 0.5)
     np.testing.assert_allclose(doubled.rises, 2 * rises)
     text = plot_1D.report(["A", "B"], [figure, doubled])[-1]
-    assert text == f"  B, less A: +0.625 +- {half_width(rises):#.2g}"  # of pairs, not of two means
+    half = float(half_width(rises))  # of pairs, not of two means
+    assert text == f"  B, less A: +0.625 +- {half:#.2g}"
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -15,6 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from utilities.statistics import (
     Estimate,
     granulated_kendall,
+    half_width,
     held_out_ratio,
     holm,
     kendall,
@@ -32,6 +33,11 @@ def test_independent_runs_get_students_interval_and_p() -> None:
     theirs, ours = stats.ttest_1samp(values, 0), mean_interval(values)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     assert (ours.value, ours.p, ours.n) == pytest.approx((values.mean(), theirs.pvalue, 5))
+    assert half_width(values) == pytest.approx((ours.high - ours.low) / 2)
+    assert half_width(np.stack([values, 3 * values], axis=1)) == pytest.approx(
+        half_width(values) * np.array([1, 3])
+    )
+    assert np.isnan(half_width(values[:1])) and half_width(np.ones((1, 4))).shape == (4,)
 
 
 def test_folds_get_the_variance_of_nadeau_and_bengio() -> None:

@@ -25,6 +25,7 @@ from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
 from loss_landscape.my_pyhessian.stochastic import Known, direction
 from loss_landscape.my_pyhessian.unfinished import Unfinished
+from utilities.statistics import half_width
 
 SMALL = ["--samples=20", "--probes=4", "--lanczos_steps=6", "--top_n=2", "--trace_probes=20"]
 SMALL += ["--max_steps=40", "--threads=1", "--device=cpu", "--trace_error=1e-9"]
@@ -56,7 +57,7 @@ def test_the_intervals_of_the_trace_cover_it_under_the_stop_rule(name: str, erro
             while len(samples) < count:
                 start = direction(matrix[0], (7, run, len(samples)))
                 samples.append(stochastic.trace_sample(lambda v: matrix @ v, known, start))
-            far, half = abs(np.mean(samples) - sum(values)), stochastic.half_width(samples)
+            far, half = abs(np.mean(samples) - sum(values)), float(half_width(samples))
             at_once += count == 24 and far <= half
             if stochastic.is_exact_enough(samples, error):
                 break
