@@ -8,12 +8,19 @@ those of the spectra. What was not measured is left empty.
 from __future__ import annotations
 
 import argparse
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from studies.finished import measure_file, read_measure, result
+from studies.known_runs import (
+    SHARPNESS,
+    STAGE,
+    KnownRuns,
+    as_row,
+    sharpness_command,
+    training_command,
+)
 from studies.plan import TRAINING, Job, Plan
 from studies.progression import Progression
 from studies.table import Study
@@ -22,26 +29,27 @@ from utilities.files import ROOT, sha256_of
 from utilities.history import read_history
 from utilities.runs import Run
 
-KINDS = ("sharpness", "spectrum")
+KINDS = (SHARPNESS, "spectrum")
 CURVATURE = {"lambda_max": ("lambda_max",), "trace": ("trace", "trace_standard_error")}
 METRICS = ("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss")
-STAGE = {"trials": "trial", "runs": "run"}
 RUNS_FILE = "runs.csv"
 Row = dict[str, Any]
 
 
-def rows(study: Study, out_dir: Path) -> list[Row]:
+def rows(study: Study, out_dir: Path, known: Path | None = None) -> list[Row]:
     """A row for each finished training of a study, in the study's order.
 
     Args:
         study: its table.
         out_dir: folder of its results.
+        known: a table of runs, of those that aren't there.
 
     Raises:
-        ValueError: a finished result has other settings than the study's.
+        FileNotFoundError, ValueError: see ``KnownRuns``; or a finished result has other settings
+            than the study's.
     """
     plan = Plan(study, out_dir, ROOT / "data")
-    state = Progression(plan, list(plan.jobs()))
+    state = Progression(plan, list(plan.jobs()), KnownRuns(plan, known))
     state.look()
     return collected(state)
 
@@ -54,10 +62,14 @@ def collected(state: Progression) -> list[Row]:
 
 def row(state: Progression, job: Job) -> Row:
     """What there is of one finished training."""
+    if job in state.from_table:
+        return as_row(state.from_table[job])
     plan, study = state.plan, state.plan.study
     args, content = plan.args(job), result(plan.args(job))
     assert content is not None and job.value is not None, job
     best: Path = args.run.best
+    checkpoint = best.relative_to(plan.out_dir).as_posix()
+    sharpness = replace(job, stage="measures", kind=SHARPNESS)
     metrics = {name: content["metrics"].get(name, "") for name in METRICS}
     return {
         "study": study.name,
@@ -74,9 +86,10 @@ def row(state: Progression, job: Job) -> Row:
         "best_epoch": content["epoch"],
         "seconds": seconds(args.run),
         **measured(state, job),
-        "checkpoint": best.relative_to(plan.out_dir).as_posix(),
+        "checkpoint": checkpoint,
         "sha256": sha256_of(best),
-        "command": shlex.join(["python", study.script, *plan.command(job).flags]),
+        "command": training_command(plan, job),
+        "sharpness_command": sharpness_command(plan, checkpoint) if sharpness in state.done else "",
     }
 
 

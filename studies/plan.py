@@ -138,10 +138,15 @@ class Plan:
 
     def _measured(self, measures: Measures, seed: int) -> Iterator[Job]:
         for job in self.runs(seed):
-            which = (job.seed, job.fold, job.data, job.optimizer)
-            among = (measures.seeds, measures.folds, measures.data, measures.optimizers)
-            if all(name in names for name, names in zip(which, among, strict=True)):
+            if measures.are_of(job.seed, job.fold, job.data, job.optimizer):
                 yield replace(job, stage="measures", kind=measures.kind)
+
+    def measures_of(self, training: Job) -> Iterator[Job]:
+        """What is measured of a training's minimum; of a trial's nothing."""
+        which = (training.seed, training.fold, training.data, training.optimizer)
+        for measures in self.study.measures:
+            if training.stage == "runs" and measures.are_of(*which):
+                yield replace(training, stage="measures", kind=measures.kind)
 
     def label(self, job: Job) -> str:
         """For people: "MUTAG, SAM, rho 0.05, seed 1, fold 0, spectrum"."""

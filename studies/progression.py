@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from studies.choice import Choice, Results, choose, write_choices
 from studies.finished import finished, result
-from studies.plan import Job, Plan
+from studies.known_runs import KnownRuns
+from studies.plan import TRAINING, Job, Plan
+from studies.runs_file import TrainedRun
 
 
 class Progression:
@@ -17,13 +19,16 @@ class Progression:
     Attributes:
         waiting: jobs that have not been started, in the study's order, without chosen values.
         done: jobs whose results are there, with their values.
+        from_table: trainings among them that only the table of known runs has.
         failed: of jobs that failed, why.
         choices: by data and optimizer.
     """
 
-    def __init__(self, plan: Plan, jobs: Sequence[Job]) -> None:
+    def __init__(self, plan: Plan, jobs: Sequence[Job], known: KnownRuns | None = None) -> None:
         self.plan, self.waiting = plan, list(jobs)
+        self.known = known or KnownRuns(plan, None)
         self.done: set[Job] = set()
+        self.from_table: dict[Job, TrainedRun] = {}
         self.failed: dict[Job, str] = {}
         self.choices: dict[tuple[str, str], Choice] = {}
         self.results: dict[tuple[str, str], Results] = {}
@@ -43,17 +48,29 @@ class Progression:
             ValueError: a finished result has other settings than the study's.
         """
         for trials in self.trials.values():
-            self.done |= {job for job in trials if finished(self.plan, job)}
+            self.done |= {job for job in trials if self._is_there(job)}
         for key in self.trials:
             self.choose(*key)
         left = []
         for job in self.waiting:
             valued = self.valued(job)
             if valued is not None and valued not in self.done and self._ready_or_run(valued):
-                self.done |= {valued} if finished(self.plan, valued) else set()
+                self.done |= {valued} if self._is_there(valued) else set()
             if valued not in self.done:
                 left.append(job)
         self.waiting = left
+
+    def _is_there(self, job: Job) -> bool:
+        """Whether a job's result is there, or is known from the table."""
+        if job.kind != TRAINING:
+            training = self.from_table.get(self.plan.training_of(job))
+            known = training is not None and self.known.measured(training, job.kind)
+            return known or finished(self.plan, job)
+        if finished(self.plan, job):
+            return True
+        row = self.known.row(job)
+        self.from_table |= {} if row is None else {job: row}
+        return row is not None
 
     def _ready_or_run(self, job: Job) -> bool:
         return job.stage != "measures" or self.training_done(job)
@@ -61,7 +78,7 @@ class Progression:
     def training_done(self, job: Job) -> bool:
         """Whether the training is done whose minimum the job, with its value, measures."""
         training = self.plan.training_of(job)
-        if training not in self.done and finished(self.plan, training):
+        if training not in self.done and self._is_there(training):
             self.done.add(training)
         return training in self.done
 
@@ -80,12 +97,20 @@ class Progression:
             return False
         study, results = self.plan.study, defaultdict[float, list[float]](list)
         for job in trials:
-            content = result(self.plan.args(job))
-            assert content is not None and job.value is not None, job
-            results[job.value].append(content["metrics"][study.trials.select])
+            assert job.value is not None, job
+            results[job.value].append(self._of_trial(job))
         self.choices[data, optimizer] = choose(data, study.optimizer(optimizer), results)
         self.results[data, optimizer] = results
         return True
+
+    def _of_trial(self, job: Job) -> float:
+        """A trial's result on validation."""
+        select = self.plan.study.trials.select
+        if job in self.from_table:
+            return self.from_table[job].numbers[select]
+        content = result(self.plan.args(job))
+        assert content is not None, job
+        return content["metrics"][select]
 
     def next(self) -> Job | None:
         """Take the first job that can be started, with its value; None if there is none now."""

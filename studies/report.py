@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from studies import report_pictures, report_settings, report_text
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
+from studies.known_runs import add_known_flag
 from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names
 from studies.report_page import page
@@ -192,6 +193,10 @@ class Report:
             f"    python study.py {_shown_path(study.path)}{changes}",
             f"    python study.py report {_shown_path(study.path)}{changes}",
         ]
+        gone = len(self.analysis.results.runs) - len(self.files.minima)
+        if gone:
+            lines += ["", f"Of {gone} runs the checkpoints are not at hand, only their rows of"]
+            lines[-1] += " `runs.csv`; learning curves are of the others."
         origins = self.files.origins()
         if origins:
             rows = [[name, "; ".join(map(text, values))] for name, values in origins.items()]
@@ -237,18 +242,18 @@ def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
     return written
 
 
-def collect(study: Study, out_dir: Path, folder: Path) -> Path:
-    """Write the finished runs as a table into ``folder``; return its path.
+def collect(study: Study, out_dir: Path, folder: Path, known: Path | None = None) -> Path:
+    """Write the finished and the known runs as a table into ``folder``; return its path.
 
     Raises:
-        FileNotFoundError: no folder of results.
+        FileNotFoundError: no folder of results, or no table of known runs.
         ValueError: no finished run in it, or one of other settings than the study's.
     """
     if not out_dir.is_dir():
         raise FileNotFoundError(
             f"{out_dir}: no such folder; carry the study out, or name a table with --runs"
         )
-    found = rows(study, out_dir)
+    found = rows(study, out_dir, known)
     if not found:
         raise ValueError(f"{out_dir}: no finished run of the study yet; wait for the first")
     write_runs(folder / "runs.csv", found)
@@ -265,6 +270,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, help="a table of runs, in place of those in the folder of results"
     )
+    add_known_flag(parser)
     parser.add_argument(
         "--set",
         type=assignment,
@@ -287,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     output = args.output or ROOT / "studies" / "reports" / study.name
     target(output / "report.md")
     with tempfile.TemporaryDirectory() as folder:
-        runs_csv = args.runs or collect(study, out_dir, Path(folder))
+        runs_csv = args.runs or collect(study, out_dir, Path(folder), args.known)
         runs, content = read_runs(runs_csv), runs_csv.read_bytes()
     results = Results(study, runs)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))

@@ -28,6 +28,7 @@ import torch
 from studies.choice import as_table
 from studies.collect import RUNS_FILE, collected
 from studies.finished import finished
+from studies.known_runs import KnownRuns, add_known_flag
 from studies.plan import STAGES, Job, Plan, module_of
 from studies.progression import Progression
 from studies.runs_file import write_runs
@@ -206,6 +207,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a flag of all trainings in place of the table's; makes it another study, in another "
         "folder",
     )
+    add_known_flag(parser)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
     parser.add_argument(
         "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
@@ -217,10 +219,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Carry out a study as the command line says; exit with 1 if a run failed."""
     args = parse_args(argv)
     plan = make_plan(args.table, dict(args.set), args.out_dir, args.data_dir, args.threads)
-    state = Progression(plan, [job for job in plan.jobs() if wanted(args, plan, job)])
+    jobs = [job for job in plan.jobs() if wanted(args, plan, job)]
+    state = Progression(plan, jobs, KnownRuns(plan, args.known))
     if args.print:
         state.look()
-        print("\n".join(lines(state, [job for job in plan.jobs() if wanted(args, plan, job)])))
+        print("\n".join(lines(state, jobs)))
         return
     remedy = "give this one another --out_dir"
     with locked(plan.out_dir / "choice.json", remedy, doing="carrying out this study"):
@@ -288,7 +291,8 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
         stack.enter_context(progress)
         carry_out(state, workers, progress, interruption)
     print("\n".join(summary(state)))
-    whole = Progression(state.plan, list(state.plan.jobs()))  # --stage and --only ask for a part
+    # All of it, as --stage and --only ask for a part.
+    whole = Progression(state.plan, list(state.plan.jobs()), state.known)
     whole.look()
     write_runs(state.plan.out_dir / RUNS_FILE, collected(whole))
 

@@ -23,7 +23,7 @@ NUMBERS = (
     *("train_acc", "train_loss", "best_epoch", "seconds"),
     *("lambda_max", "lambda_5", "trace", "trace_standard_error"),
 )
-ORIGIN = ("checkpoint", "sha256", "command")
+ORIGIN = ("checkpoint", "sha256", "command", "sharpness_command")
 COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)
 SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
@@ -44,6 +44,7 @@ class TrainedRun:
         chosen: the tuned value, such as "rho=0.05".
         numbers: by column, those that were measured.
         checkpoint, sha256, command: where its weights lie, what they are, and what made them.
+        sharpness_command: what measured their sharpness; "" if nothing did.
     """
 
     study: str
@@ -58,6 +59,7 @@ class TrainedRun:
     checkpoint: str
     sha256: str
     command: str
+    sharpness_command: str
 
     @property
     def pair(self) -> tuple[int, int | None]:

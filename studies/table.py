@@ -119,6 +119,11 @@ class Measures:
     optimizers: tuple[str, ...]
     data: tuple[str, ...]
 
+    def are_of(self, seed: int, fold: int | None, data: str, optimizer: str) -> bool:
+        """Whether they are of that run's minimum."""
+        named = seed in self.seeds and fold in self.folds
+        return named and data in self.data and optimizer in self.optimizers
+
 
 @dataclass(frozen=True)
 class Study:

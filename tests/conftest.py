@@ -191,3 +191,16 @@ def trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         suffix = "_TINY" if name == "GCN" else ""
         checkpoints[name] = out / "to_plot" / f"model_{name}_SAM_rho0.05{suffix}.pt"
     return checkpoints
+
+
+@pytest.fixture(scope="session")
+def carried_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The small study, carried out in this process: its table and its folder."""
+    import tables
+
+    from studies import runner
+
+    folder = tmp_path_factory.mktemp("study")
+    table, out = tables.write(folder), folder / "out"
+    runner.main([str(table), "--jobs=2", f"--out_dir={out}"])
+    return table, out

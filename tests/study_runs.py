@@ -81,6 +81,7 @@ def rows(data: Sequence[str] = DATA, **advantage: float) -> list[dict[str, Any]]
                             "trace_standard_error": 1,
                             SHARPNESS: value**2,
                             "command": f"python trainings/my_train_GCN.py --seed={seed}",
+                            "sharpness_command": "",
                         }
                     )
     return found

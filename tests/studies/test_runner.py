@@ -41,15 +41,6 @@ def one_server() -> None:
     multiprocessing.forkserver.ensure_running()
 
 
-@pytest.fixture(scope="module")
-def carried_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The small study in this process: its table and its folder."""
-    folder = tmp_path_factory.mktemp("study")
-    table, out = write(folder), folder / "out"
-    runner.main([str(table), "--jobs=2", f"--out_dir={out}"])
-    return table, out
-
-
 def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
     files = sorted(out.glob("to_plot/*.pt"))
     return {path.name: checkpoint.load(path)["state_dict"] for path in files}

@@ -1,0 +1,89 @@
+"""A study that goes on from its table of runs, where the checkpoints are gone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from tables import SMALL, write
+
+import study
+from studies import runner
+
+# One seed's minima have sharpness alone, so that their rows are all that the study asks of them.
+OWN = ("seconds", "sha256")  # which two trainings of the same run don't share
+
+
+@pytest.fixture
+def known(carried_out: tuple[Path, Path]) -> tuple[Path, Path]:
+    """A study's table, and the table of its runs, as if nothing else were left."""
+    table, out = carried_out
+    return table, out / "runs.csv"
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in OWN} for row in csv.DictReader(file)]
+
+
+def commands(result) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    return [line for line in result.stdout.splitlines() if not line.startswith("#")]
+
+
+def test_only_what_needs_a_checkpoint_is_trained_again(known, tmp_path, run_here) -> None:
+    """The rest is the table's; the two trainings give the same numbers again."""
+    table, runs = known
+    flags = (table, f"--known={runs}", f"--out_dir={tmp_path}")
+    todo = commands(run_here(runner.main, *flags, "--print"))
+    assert len(todo) == 4  # SAM's fold 0 for its surface and all of fold 1 for their spectra
+    assert all("--seed=1" in line and ("--fold=1" in line or "SAM" in line) for line in todo)
+    assert run_here(runner.main, *flags).returncode == 0
+    assert len(list(tmp_path.glob("to_plot/*_last.pt"))) == 4
+    assert read(tmp_path / "runs.csv") == read(runs)
+    # And once more, from the table that this made.
+    assert not commands(run_here(runner.main, *flags, "--print"))
+
+
+def test_a_table_that_grew_goes_on(known, tmp_path: Path, run_here) -> None:
+    _, runs = known
+    table = write(tmp_path, SMALL.replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
+    flags = (table, f"--known={runs}", f"--out_dir={tmp_path}", "--only=seed 3", "--print")
+    todo = commands(run_here(runner.main, *flags))
+    assert len(todo) == 6 and all("--seed=3" in line for line in todo)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "left"),
+    [
+        ("epochs = 4,", "epochs = 5,", 4),  # all: at first the trials
+        ('"m_sharpness"], samples = 32', '"m_sharpness"], samples = 31', 6),  # fold 0 and fold 1
+    ],
+)
+def test_runs_of_other_settings_are_not_known(old, new, left, known, tmp_path, run_here) -> None:
+    """Of sharpness too, whose settings a training's command line doesn't say."""
+    _, runs = known
+    assert old in SMALL
+    table = write(tmp_path, SMALL.replace(old, new))
+    flags = (table, f"--known={runs}", f"--out_dir={tmp_path}", "--print")
+    assert len(commands(run_here(runner.main, *flags))) == left
+
+
+def test_the_report_is_of_known_runs_too(known, tmp_path: Path, run_here) -> None:
+    table, runs = known
+    (tmp_path / "out").mkdir()
+    flags = (f"--known={runs}", f"--out_dir={tmp_path / 'out'}", f"--output={tmp_path}")
+    assert run_here(study.main, "report", table, *flags).returncode == 0
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "8 of 12 planned runs are in this report, and 4 of 4 trials" in text
+    assert "Of 8 runs the checkpoints are not at hand" in text
+
+
+def test_another_studys_table_is_refused(known, tmp_path: Path, run_here) -> None:
+    _, runs = known
+    table = write(tmp_path, SMALL, "other.toml")
+    result = run_here(runner.main, table, f"--known={runs}", f"--out_dir={tmp_path}", "--print")
+    assert result.returncode == 2 and "runs of the study 'small', not of 'other'" in result.stderr
+    result = run_here(runner.main, table, f"--known={tmp_path / 'none.csv'}", "--print")
+    assert result.returncode == 2 and "no such file" in result.stderr
