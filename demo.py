@@ -12,9 +12,9 @@ import argparse
 import contextlib
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from loss_landscape import compare, plot_sharpness, plot_surface, sharpness
 from loss_landscape.my_pyhessian import density_plot, hessian
@@ -23,14 +23,13 @@ from utilities.cli import Parser, positive_int, run, two_or_more
 from utilities.files import ROOT, locked
 
 PICTURE = "demo_GCN.png"
-Main = Callable[[Sequence[str]], Any]
 
 
-def step(title: str, script: str, main: Main, flags: list[str], common: list[str]) -> None:
+def step(title: str, script: ModuleType, flags: list[str], common: list[str]) -> None:
     """Run one script in this process, after its title and command line."""
-    started = time.monotonic()
-    print(f"\n=== {title}\n$ python {script} {' '.join(flags)}", flush=True)
-    main([*flags, *common])
+    started, name = time.monotonic(), script.__name__.replace(".", "/")
+    print(f"\n=== {title}\n$ python {name}.py {' '.join(flags)}", flush=True)
+    script.main([*flags, *common])
     print(f"({time.monotonic() - started:.0f} s)", flush=True)
 
 
@@ -65,52 +64,46 @@ def repeat(train: list[str], common: list[str], folds: int) -> list[str]:
 
 def run_all(args: argparse.Namespace) -> None:
     """Train, look and compare, script by script."""
-    grid = f"-1:1:{args.points}"
     results = ["--out_dir", str(args.out_dir)]
     # The graphs are small: a second thread gains nothing, and on a busy machine costs minutes.
     folders = [*results, "--data_dir", str(args.data_dir), "--threads=1"]
-    landscape, started = "loss_landscape", time.monotonic()
+    started = time.monotonic()
     files, surfaces, repeated = [], [], []
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         # A demo that is run again starts anew; the flag says so.
         train = [f"--optimizer={optimizer}", f"--rho={rho}", f"--epochs={args.epochs}"]
         train.append("--overwrite")
-        trained = my_train_GCN.parse_args([*train, *folders]).run
-        model = [f"--model_file={trained.best}"]
-        script = "trainings/my_train_GCN.py"
-        keep = [f"--keep_epochs={max(args.epochs // 15, 1)}"]
-        step(f"train with {optimizer}", script, my_train_GCN.main, [*train, *keep], folders)
-        script = f"{landscape}/plot_surface.py"
         surface = args.out_dir / "to_plot" / f"demo_GCN_{optimizer}.h5"
-        flags = [*model, f"--x={grid}", f"--y={grid}", f"--surf_file={surface}", "--overwrite"]
-        step(f"loss surface, {optimizer}", script, plot_surface.main, flags, folders)
-        script = f"{landscape}/my_pyhessian/hessian.py"
-        flags = [*model, f"--probes={args.probes}", "--overwrite"]
-        step(f"spectrum of the Hessian, {optimizer}", script, hessian.main, flags, folders)
-        script = f"{landscape}/my_pyhessian/density_plot.py"
-        flags = [f"--spectrum={trained.spectrum}"]
-        step(f"draw the spectrum, {optimizer}", script, density_plot.main, flags, results)
-        script = f"{landscape}/sharpness.py"
-        flags = [*model, "--m=32", "--overwrite"]
-        step(f"measures of sharpness, {optimizer}", script, sharpness.main, flags, folders)
-        script = f"{landscape}/plot_sharpness.py"
-        flags = [*map(str, trained.kept_epochs().values()), "--overwrite"]
-        step(
-            f"sharpness along the training, {optimizer}",
-            script,
-            plot_sharpness.main,
-            flags,
-            folders,
-        )
-        files.append(str(trained.best))
+        files.append(str(train_and_look(args, optimizer, train, surface, folders)))
         surfaces.append(str(surface))
         repeated += repeat(train, folders, args.folds)
     picture = args.out_dir / "plots" / PICTURE
     page = picture.with_suffix(".html")
     flags = ["--model_files", *files, "--surf_files", *surfaces]
     flags += ["--along", "--repetitions", *repeated, f"--output={picture}", f"--html={page}"]
-    step("compare", f"{landscape}/compare.py", compare.main, flags, results)
+    step("compare", compare, flags, results)
     print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture} and {page}")
+
+
+def train_and_look(
+    args: argparse.Namespace, optimizer: str, train: list[str], surface: Path, folders: list[str]
+) -> Path:
+    """Train one network, measure its minimum and the way there; return its checkpoint."""
+    trained = my_train_GCN.parse_args([*train, *folders]).run
+    model, grid = f"--model_file={trained.best}", f"-1:1:{args.points}"
+    keep = f"--keep_epochs={max(args.epochs // 15, 1)}"
+    step(f"train with {optimizer}", my_train_GCN, [*train, keep], folders)
+    flags = [model, f"--x={grid}", f"--y={grid}", f"--surf_file={surface}", "--overwrite"]
+    step(f"loss surface, {optimizer}", plot_surface, flags, folders)
+    flags = [model, f"--probes={args.probes}", "--overwrite"]
+    step(f"spectrum of the Hessian, {optimizer}", hessian, flags, folders)
+    flags = [f"--spectrum={trained.spectrum}"]
+    step(f"draw the spectrum, {optimizer}", density_plot, flags, [f"--out_dir={args.out_dir}"])
+    flags = [model, "--m=32", "--overwrite"]
+    step(f"measures of sharpness, {optimizer}", sharpness, flags, folders)
+    flags = [*map(str, trained.kept_epochs().values()), "--overwrite"]
+    step(f"sharpness along the training, {optimizer}", plot_sharpness, flags, folders)
+    return trained.best
 
 
 if __name__ == "__main__":

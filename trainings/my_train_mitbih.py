@@ -37,6 +37,14 @@ DEFAULTS = Defaults(
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
+    add_beat_flags(parser)
+    add_model_flags(parser)
+    add_flags(parser, DEFAULTS)
+    return read_args(parser, DEFAULTS, argv)
+
+
+def add_beat_flags(parser: Parser) -> None:
+    """Which beats, and how they are cut and scaled."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default=DEFAULTS.dataset, choices=["mitbih"])
     group.add_argument(
@@ -75,6 +83,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="beat: each from 0 to 1, as in Kaggle's files; record: beats keep their heights, in "
         "standard deviations of their record, from the PhysioNet records",
     )
+
+
+def add_model_flags(parser: Parser) -> None:
+    """How large the Transformer is."""
     group = parser.add_argument_group("model")
     group.add_argument("--dim", type=positive_int, default=64, help="width, a multiple of --heads")
     group.add_argument("--heads", type=positive_int, default=4, help="attention heads")
@@ -88,8 +100,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=0.0,
         help="of attention weights; more than 0 rules out the CPU's fused kernel",
     )
-    add_flags(parser, DEFAULTS)
-    return read_args(parser, DEFAULTS, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
