@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loss_landscape.epoch_sharpness import ENDING, Row, read_epochs
+from loss_landscape.epoch_sharpness import Row, epochs_path, read_epochs
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
@@ -153,7 +153,7 @@ def read_epochs_of(minimum: Minimum, out_dir: Path) -> dict[int, Row]:
     if "train_args" not in minimum.content:
         raise ValueError("--along: takes runs of this project's trainings, not others' models")
     stem = Run.from_checkpoint(minimum.content, out_dir).spectrum
-    path = stem.with_name(stem.name + ENDING)
+    path = epochs_path(stem)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there; loss_landscape/plot_sharpness.py writes it")
     said, rows = read_epochs(path)

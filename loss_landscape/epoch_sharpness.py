@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,14 @@ class EpochsFile:
         settings: of the run and of what is measured, which all rows share.
         rows: by epoch.
         vectors: (k, P), eigenvectors at the last of them; None if they aren't there.
+        edge: of stability, once all epochs are measured.
     """
 
     path: Path
     settings: dict[str, Any]
     rows: dict[int, Row]
     vectors: np.ndarray | None = None
+    edge: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any], overwrite: bool) -> EpochsFile:
@@ -150,9 +153,19 @@ class EpochsFile:
                 np.savez(part, row=np.array(json.dumps([epoch, row])), vectors=self.vectors)
         self._write()
 
+    def add_edge(self, formula: str, why: Sequence[str], values: Mapping[int, float]) -> None:
+        """Write the run's edge of stability, which ``read_edge`` explains.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self.edge = {"formula": formula, "why": list(why), "epochs": sorted(values.items())}
+        self._write()
+
     def _write(self) -> None:
         rows = [{"epoch": epoch, **self.rows[epoch]} for epoch in sorted(self.rows)]
-        content = {"settings": self.settings, "epochs": rows}
+        edge = {"edge": self.edge} if self.edge else {}
+        content = {"settings": self.settings, "epochs": rows, **edge}
         with atomic_write(self.path) as part:
             text = json.dumps(content, indent=1, allow_nan=False)
             part.write_text(text + "\n", encoding="utf-8")
@@ -172,6 +185,42 @@ class EpochsFile:
             self._write()
         if epoch == max(self.rows) and self.rows[epoch] == row:
             self.vectors = vectors
+
+
+@dataclass(frozen=True)
+class EdgeRead:
+    """The edge of stability of a run, as a file has it.
+
+    Attributes:
+        formula: in words; "" if none is known.
+        why: there is none, or what else has to be known of it, a line each.
+        values: by epoch.
+    """
+
+    formula: str
+    why: tuple[str, ...]
+    values: dict[int, float]
+
+
+def read_edge(path: Path) -> EdgeRead:
+    """The edge in a file that ``read_epochs`` reads.
+
+    Raises:
+        FileNotFoundError, ValueError: see there; ValueError too where the file has no edge, because
+            not all epochs are measured, or by a version that wrote none.
+    """
+    read_epochs(path)
+    try:
+        edge = json.loads(path.read_text(encoding="utf-8"))["edge"]
+        values = {int(epoch): float(value) for epoch, value in edge["epochs"]}
+        return EdgeRead(str(edge["formula"]), tuple(map(str, edge["why"])), values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: says no edge of stability; plot_sharpness.py adds it") from error
+
+
+def epochs_path(stem: Path) -> Path:
+    """The file beside the spectrum that is named ``stem``."""
+    return stem.with_name(stem.name + ENDING)
 
 
 def read_epochs(path: Path) -> tuple[dict[str, Any], dict[int, Row]]:

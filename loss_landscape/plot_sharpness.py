@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loss_landscape.edges import Edge, edge_of, rates
-from loss_landscape.epoch_sharpness import ENDING, REMEDY, EpochsFile, Row, follow
+from loss_landscape.epoch_sharpness import ENDING, REMEDY, EpochsFile, Row, epochs_path, follow
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.own_model import is_own
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -159,7 +159,7 @@ def measure_run(args: argparse.Namespace, kept: Kept) -> tuple[Path, Curve]:
     first = next(iter(kept.files.values()))
     restored = restore(argparse.Namespace(**{**vars(args), "model_file": first}))
     whole = whole_run(restored)
-    path = target(whole.spectrum.with_name(whole.spectrum.name + ENDING))
+    path = target(epochs_path(whole.spectrum))
     batches = restored.batches(args.split, args.samples, args.batch_size)
     settings = {
         **{f"--{k}": v for k, v in vars(args).items() if k not in UNRECORDED},
@@ -169,7 +169,9 @@ def measure_run(args: argparse.Namespace, kept: Kept) -> tuple[Path, Curve]:
     with locked(path, "--out_dir puts this one elsewhere"):
         file = EpochsFile.open(path, settings, args.overwrite)
         _measure_missing(args, kept, restored, batches, file)
-    curve = _curve(kept, restored, {epoch: file.rows[epoch] for epoch in kept.files}, whole.title)
+        rows = {epoch: file.rows[epoch] for epoch in kept.files}
+        curve = _curve(kept, restored, rows, whole.title)
+        file.add_edge(curve.edge.formula, curve.edge.why, curve.edges)
     print("\n".join([whole.title, *summary(curve)]))
     return path, curve
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loss_landscape.epoch_sharpness import epochs_path, read_edge, read_epochs
 from loss_landscape.my_pyhessian.spectrum_file import read_spectrum, spectrum_paths
 from loss_landscape.sharpness_file import read_sharpness, sharpness_path
 from loss_landscape.surface_file import done, read_surface
-from studies.plan import TRAINING, Job, Plan
+from studies.plan import KEPT, TRAINING, Job, Plan
+from studies.table import ALONG
 from trainings.options import settings
 from utilities import checkpoint
 from utilities.files import sha256_of
@@ -32,7 +34,10 @@ def finished(plan: Plan, job: Job) -> bool:
     args = plan.args(job)
     if job.kind == TRAINING:
         return result(args) is not None
-    return _measured(plan, job, args)
+    if job.kind == KEPT:
+        there = all(path.is_file() for path in plan.kept_files(job).values())
+        return there and result(args) is not None
+    return _followed(plan, job, args) if job.kind == ALONG else _measured(plan, job, args)
 
 
 def result(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -65,22 +70,50 @@ def _measured(plan: Plan, job: Job, args: argparse.Namespace) -> bool:
         return False
     if record is None or not set(getattr(args, "measures", ())) <= set(record.get("measures", ())):
         return False
-    asked, known = _plain(vars(args)), record["arguments"]
-    # What the table doesn't ask for and the file doesn't say is as a newer script has it.
-    names = [k for k in asked if k in known or k in plan.measures[job.kind].flags]
-    ours = {k: asked[k] for k in names if k != "measures"}
-    theirs = {k: known.get(k) for k in ours}
-    for each in (ours, theirs):  # without that flag it is the training's
-        each["loss_name"] = each.get("loss_name") or TRAINING_LOSS
-    ours["checkpoint_sha256"], theirs["checkpoint_sha256"] = sha256, record["checkpoint_sha256"]
-    refuse_other(path, theirs, ours, job.kind, REMEDY)
+    said = {**record["arguments"], "checkpoint_sha256": record["checkpoint_sha256"]}
+    _refuse_other(plan, job, path, said, {**vars(args), "checkpoint_sha256": sha256})
     return True
 
 
+def _followed(plan: Plan, job: Job, args: argparse.Namespace) -> bool:
+    """Whether each kept epoch is measured, and the edge is known."""
+    path, files = measure_file(job.kind, plan.run_of(job)), plan.kept_files(job)
+    try:
+        ours = {epoch: sha256_of(kept) for epoch, kept in files.items()}
+        settings, rows = read_epochs(path)
+        read_edge(path)
+    except (OSError, ValueError):
+        return False
+    if not ours.keys() <= rows.keys():
+        return False
+    theirs = {epoch: rows[epoch]["checkpoint_sha256"] for epoch in ours}
+    flags = [name for name in settings if name.startswith("--")]  # others say what it is of
+    said = {name.removeprefix("--"): settings[name] for name in flags}
+    said["checkpoint_sha256"] = theirs
+    _refuse_other(plan, job, path, said, {**vars(args), "checkpoint_sha256": ours})
+    return True
+
+
+def _refuse_other(
+    plan: Plan, job: Job, path: Path, said: Mapping[str, Any], args: Mapping[str, Any]
+) -> None:
+    """Refuse a measure of other weights, or with other arguments, than the study's."""
+    asked, said = _plain(args), _plain(said)
+    # What the table doesn't ask for and the file doesn't say is as a newer script has it.
+    names = [k for k in asked if k in said or k in plan.measures[job.kind].flags]
+    ours = {k: asked[k] for k in names if k != "measures"}
+    theirs = {k: said.get(k) for k in ours}
+    for each in (ours, theirs):  # without that flag it is the training's
+        each["loss_name"] = each.get("loss_name") or TRAINING_LOSS
+    refuse_other(path, theirs, ours, job.kind, REMEDY)
+
+
 def measure_file(kind: str, run: Run) -> Path:
-    """The file with which a measure of the run's minimum is complete."""
+    """The file with which a measure of the run is complete."""
     if kind == "surface":
         return run.surface
+    if kind == ALONG:
+        return epochs_path(run.spectrum)
     return spectrum_paths(run.spectrum)[-1] if kind == "spectrum" else sharpness_path(run.spectrum)
 
 

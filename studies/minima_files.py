@@ -7,20 +7,23 @@ training was repeated, or a file damaged, it is left out and a note says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loss_landscape.epoch_sharpness import ENDING, read_epochs
+import torch
+
+from loss_landscape.epoch_sharpness import EdgeRead, epochs_path, read_edge, read_epochs
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different
 from studies.comparisons import Results, pair_text
+from studies.plan import KEPT
 from studies.plot_history import Curve, read_curves
 from studies.runs_file import TrainedRun
 from utilities import checkpoint
 from utilities.files import sha256_of
-from utilities.runs import Run
+from utilities.runs import Run, differing, run_settings
 
 T = TypeVar("T")
 OVER = ("seed", "fold", "tag")  # in which the runs of one curve may differ
@@ -41,6 +44,24 @@ class Minimum:
     files: Run
     origin: dict[str, str]
     tested: int
+
+    @property
+    def again(self) -> Run:
+        """The files of the same training run once more to keep epochs, if it was."""
+        return replace(self.files, out_dir=self.files.out_dir / KEPT)
+
+
+@dataclass(frozen=True)
+class AlongTraining:
+    """The largest eigenvalue at the epochs that a training kept, and its edge of stability.
+
+    Attributes:
+        values: by epoch.
+        edge: None where the file doesn't say one.
+    """
+
+    values: dict[int, float]
+    edge: EdgeRead | None = None
 
 
 @dataclass
@@ -144,10 +165,10 @@ class MinimaFiles:
         """Spectra of one seed and fold."""
         return self._together(data, lambda files: beside(files.spectrum, ".json"), _spectrum)
 
-    def along_training(self, data: str) -> Together[dict[int, float]]:
+    def along_training(self, data: str) -> Together[AlongTraining]:
         """Largest eigenvalues at the epochs that runs of one seed and fold kept."""
-        found = self._together(data, lambda files: beside(files.spectrum, ENDING), _epochs)
-        return found if any(len(epochs) > 1 for epochs in found.values()) else Together()
+        found = self._together(data, lambda files: epochs_path(files.spectrum), _along_training)
+        return found if any(len(each.values) > 1 for each in found.values()) else Together()
 
     def _together(
         self, data: str, path_of: Callable[[Run], Path], read: Callable[[Path, Minimum], T]
@@ -188,14 +209,33 @@ def _spectrum(path: Path, minimum: Minimum) -> Spectrum:
     return spectrum
 
 
-def _epochs(path: Path, minimum: Minimum) -> dict[int, float]:
-    """By epoch; of each epoch whose checkpoint is still there it is checked."""
-    _, rows = read_epochs(path)
+def _along_training(path: Path, minimum: Minimum) -> AlongTraining:
+    """Of each epoch whose checkpoint is still there it is checked."""
+    said, rows = read_epochs(path)
+    best = checkpoint.load(minimum.files.best)
+    if differing(said.get("run", {}), run_settings(best)):
+        raise ValueError(f"{path.name} is of another training than the one that is there")
+    if minimum.again.best.is_file():
+        _refuse_unlike(minimum.again.best, best)
     for epoch, row in rows.items():
-        kept = minimum.files.kept(epoch)
-        if kept.is_file():
-            _refuse_other(path, row, sha256_of(kept))
-    return {epoch: float(row["lambda_max"]) for epoch, row in sorted(rows.items())}
+        for kept in (minimum.files.kept(epoch), minimum.again.kept(epoch)):
+            if kept.is_file():
+                _refuse_other(path, row, sha256_of(kept))
+    values = {epoch: float(row["lambda_max"]) for epoch, row in sorted(rows.items())}
+    try:
+        return AlongTraining(values, read_edge(path))
+    except ValueError:  # written before files had edges
+        return AlongTraining(values)
+
+
+def _refuse_unlike(path: Path, best: Mapping[str, Any]) -> None:
+    """Refuse a training run once more that didn't end as the run did, as on another machine."""
+    again, first = checkpoint.load(path)["state_dict"], best["state_dict"]
+    if again.keys() != first.keys() or not all(torch.equal(again[k], first[k]) for k in first):
+        raise ValueError(
+            f"{KEPT}/to_plot/{path.name}, run once more to keep epochs, has other weights than the "
+            "run itself; keep_epochs among its optimizer's flags keeps the run's own"
+        )
 
 
 def _refuse_other(path: Path, said: Mapping[str, Any], sha256: str) -> None:
@@ -212,3 +252,15 @@ def names(paths: Sequence[Path], most: int = 12) -> str:
     """The files' names, for a caption; of many the first ones."""
     shown = ", ".join(f"`{path.name}`" for path in paths[:most])
     return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+
+def said_of_edges(runs: Mapping[str, AlongTraining]) -> str:
+    """What edges of stability a picture has, why a run has none, and what else is to be known."""
+    drawn = any(run.edge and run.edge.values for run in runs.values())
+    said = ["Without marks: edges of stability, above which steps would grow."] if drawn else []
+    by_reason: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for why in run.edge.why if run.edge else ():
+            by_reason.setdefault(why, []).append(name)
+    said += [f"{', '.join(names)}: {why}." for why, names in by_reason.items()]
+    return " ".join(said)

@@ -10,14 +10,17 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from studies.table import SCRIPTS, Data, Flags, Measures, Optimizer, Study
+from studies.section import Flags
+from studies.table import ALONG, SCRIPTS, Data, Measures, Optimizer, Study
 from utilities.runs import DATA_SETS, Run
 
 STAGES = ("trials", "runs", "measures")
 TRAINING = "training"
+KEPT = "kept_epochs"  # a training run once more to keep epochs, and the folder of its results
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Job:
 
     Attributes:
         stage: "trials", "runs" or "measures".
-        kind: "training", or what is measured.
+        kind: "training", what is measured, or "kept_epochs": a training run once more for that.
         data, optimizer: their names.
         value: of the tuned flag; None where the study still has to choose it.
     """
@@ -139,7 +142,18 @@ class Plan:
     def _measured(self, measures: Measures, seed: int) -> Iterator[Job]:
         for job in self.runs(seed):
             if measures.are_of(job.seed, job.fold, job.data, job.optimizer):
-                yield replace(job, stage="measures", kind=measures.kind)
+                measure = replace(job, stage="measures", kind=measures.kind)
+                needed = self.needs(measure)
+                yield from [needed] if needed and needed.kind == KEPT else []
+                yield measure
+
+    def needs(self, job: Job) -> Job | None:
+        """The training that a measure is of; None for a training."""
+        if job.kind in (TRAINING, KEPT):
+            return None
+        if job.kind == ALONG and not self.study.keeps_epochs(job.data, job.optimizer):
+            return replace(job, kind=KEPT)
+        return self.training_of(job)
 
     def measures_of(self, training: Job) -> Iterator[Job]:
         """What is measured of a training's minimum; of a trial's nothing."""
@@ -161,7 +175,7 @@ class Plan:
     def command(self, job: Job) -> Command:
         """The command line of a job whose value is known."""
         if job not in self._commands:
-            make = self._training if job.kind == TRAINING else self._measure
+            make = self._training if job.kind in (TRAINING, KEPT) else self._measure
             self._commands[job] = make(job)
         return self._commands[job]
 
@@ -183,6 +197,7 @@ class Plan:
         return self.args(self.training_of(job)).run
 
     def training_of(self, job: Job) -> Job:
+        """The run whose minimum a job measures, or which it runs once more."""
         stage = "runs" if job.stage == "measures" else job.stage
         return replace(job, stage=stage, kind=TRAINING)
 
@@ -218,14 +233,15 @@ class Plan:
                 values = self.study.optimizer(job.optimizer).values
                 yield from (replace(job, value=value) for value in values)
         for measures in self.study.measures:
-            job = next(self._measured(measures, measures.seeds[0]))
-            yield replace(job, value=self.study.optimizer(job.optimizer).values[0])
+            for job in islice(self._measured(measures, measures.seeds[0]), 2):  # KEPT is the first
+                yield replace(job, value=self.study.optimizer(job.optimizer).values[0])
 
     def _training(self, job: Job) -> Command:
         study, optimizer = self.study, self.study.optimizer(job.optimizer)
         trial = study.trials.flags if job.stage == "trials" else {}
         flags: dict[str, Any] = {**study.flags, **self.data[job.data].flags}
         flags |= {**optimizer.flags, **trial, **study.changes}
+        flags |= {"keep_epochs": self.measures[ALONG].keep_epochs} if job.kind == KEPT else {}
         if optimizer.times_epochs > 1:
             flags["epochs"] = self._epochs(flags) * optimizer.times_epochs
         assert job.value is not None, job
@@ -234,10 +250,11 @@ class Plan:
         flags |= {} if job.fold is None else {"fold": job.fold}
         tag = self._tag(job, flags)
         flags |= {"tag": tag} if tag else {}
-        return self._with_folders(study.script, [*words(flags), "--resume"])
+        out_dir = self.out_dir / KEPT if job.kind == KEPT else self.out_dir
+        return self._with_folders(study.script, [*words(flags), "--resume"], out_dir)
 
     def _epochs(self, flags: Flags) -> int:
-        return self._with_folders(self.study.script, words(flags)).parse().epochs
+        return self._with_folders(self.study.script, words(flags), self.out_dir).parse().epochs
 
     def _tag(self, job: Job, flags: Mapping[str, Any]) -> str:
         """What the names of a run's files don't say else, of the run alone.
@@ -254,11 +271,20 @@ class Plan:
         return "_".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in parts)
 
     def _measure(self, job: Job) -> Command:
-        flags = {**self.measures[job.kind].flags, "model_file": str(self.run_of(job).best)}
-        return self._with_folders(SCRIPTS[job.kind], words(flags))
+        flags = words(self.measures[job.kind].flags)
+        if job.kind == ALONG:
+            flags = [*map(str, self.kept_files(job).values()), *flags]
+        else:
+            flags.append(f"--model_file={self.run_of(job).best}")
+        return self._with_folders(SCRIPTS[job.kind], flags, self.out_dir)
 
-    def _with_folders(self, script: str, flags: list[str]) -> Command:
-        folders = (f"--data_dir={self.data_dir}", f"--out_dir={self.out_dir}")
+    def kept_files(self, job: Job) -> dict[int, Path]:
+        """By epoch, the weights that a training keeps, or that a measure is of."""
+        args = self.args(self.needs(job) or job)
+        return {e: args.run.kept(e) for e in range(0, args.epochs + 1, args.keep_epochs)}
+
+    def _with_folders(self, script: str, flags: list[str], out_dir: Path) -> Command:
+        folders = (f"--data_dir={self.data_dir}", f"--out_dir={out_dir}")
         return Command(script, (*flags, f"--threads={self.threads}"), folders)
 
 

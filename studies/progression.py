@@ -54,7 +54,7 @@ class Progression:
         left = []
         for job in self.waiting:
             valued = self.valued(job)
-            if valued is not None and valued not in self.done and self._ready_or_run(valued):
+            if valued is not None and valued not in self.done and self.ready(valued):
                 self.done |= {valued} if self._is_there(valued) else set()
             if valued not in self.done:
                 left.append(job)
@@ -72,12 +72,11 @@ class Progression:
         self.from_table |= {} if row is None else {job: row}
         return row is not None
 
-    def _ready_or_run(self, job: Job) -> bool:
-        return job.stage != "measures" or self.training_done(job)
-
-    def training_done(self, job: Job) -> bool:
-        """Whether the training is done whose minimum the job, with its value, measures."""
-        training = self.plan.training_of(job)
+    def ready(self, job: Job) -> bool:
+        """Whether nothing has to be done before the job, whose value is known."""
+        training = self.plan.needs(job)
+        if training is None:
+            return True
         if training not in self.done and self._is_there(training):
             self.done.add(training)
         return training in self.done
@@ -116,7 +115,7 @@ class Progression:
         """Take the first job that can be started, with its value; None if there is none now."""
         for index, job in enumerate(self.waiting):
             valued = self.valued(job)
-            if valued is None or not self._ready_or_run(valued):
+            if valued is None or not self.ready(valued):
                 continue
             del self.waiting[index]
             return valued
@@ -125,8 +124,9 @@ class Progression:
     def reason(self, job: Job) -> str:
         """What a job waits for."""
         study, valued = self.plan.study, self.valued(job)
-        if valued is not None:
-            return f"its training: {self.plan.label(self.plan.training_of(valued))}"
+        training = valued and self.plan.needs(valued)
+        if training is not None:
+            return f"its training: {self.plan.label(training)}"
         chosen_for = study.optimizer(job.optimizer).chosen_for
         return f"the choice of {study.optimizer(chosen_for).tuned} by {chosen_for}'s trials"
 

@@ -22,7 +22,7 @@ from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.known_runs import add_known_flag
 from studies.markdown import code, text
-from studies.minima_files import MinimaFiles, names
+from studies.minima_files import MinimaFiles, names, said_of_edges
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runner import assignment
@@ -169,8 +169,8 @@ class Report:
         if not found:
             return ""
         figure = report_pictures.draw_along_training(found, self.numbers)
-        caption = f"One run each, {found.which}; `plot_sharpness.py` draws each with its edge of "
-        caption += f"stability. Runs: {names(found.paths)}."
+        caption = f"One run each, {found.which}. {text(said_of_edges(found))} "
+        caption += f"Runs: {names(found.paths)}."
         return "### Sharpness along the training\n\n" + self._picture(
             data, "along_training", figure, caption
         )

@@ -17,9 +17,11 @@ from matplotlib.ticker import MaxNLocator
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.plot_2D import add_colour_bar, draw_surface, grid
+from loss_landscape.plot_sharpness import EMPTY
 from loss_landscape.scale import make_scale
 from loss_landscape.surface_file import Surface
 from studies.comparisons import Comparison, Correlation, Quantity, Results
+from studies.minima_files import AlongTraining
 from studies.plot_history import Curve
 from studies.plot_history import draw as draw_curves
 from studies.sentences import carries
@@ -182,19 +184,29 @@ def draw_surfaces(surfaces: Mapping[str, Surface], name: str) -> Figure:
     return figure
 
 
-def draw_along_training(
-    values: Mapping[str, Mapping[int, float]], numbers: Mapping[str, int]
-) -> Figure:
-    """The largest eigenvalue of the Hessian at the epochs that a run kept, a curve a run."""
+def draw_along_training(runs: Mapping[str, AlongTraining], numbers: Mapping[str, int]) -> Figure:
+    """The largest eigenvalue of the Hessian at the epochs that a run kept, a curve a run.
+
+    Dotted and without marks is the run's edge of stability, where there is one and it is near.
+    """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     ax = figure.subplots()
-    for name, by_epoch in values.items():
+    shown = [value for run in runs.values() for value in run.values.values()]
+    highest = max(shown)
+    for name, run in runs.items():
         look: Any = line_style(numbers[name])
-        ax.plot(
-            list(by_epoch), list(by_epoch.values()), marker="o", ms=3, label=plain(name), **look
-        )
-    every = np.array([value for each in values.values() for value in each.values()])
-    if every.min() > 0 and every.max() > SPAN * every.min():
+        values = list(run.values.values())
+        ax.plot(list(run.values), values, marker="o", ms=3, label=plain(name), **look)
+        edges = run.edge.values if run.edge else {}
+        if not edges:
+            continue
+        label, lowest = f"edge of stability, {name}", min(edges.values())
+        if lowest > EMPTY * highest:
+            label, edges = f"{label}: {lowest:.3g} and more, above the picture", {}
+        dots: Any = {"color": look["color"], "ls": (0, (1, 1)), "lw": 1.2}
+        ax.plot(list(edges), list(edges.values()), label=plain(label), **dots)
+        shown += edges.values()
+    if min(shown) > 0 and max(shown) > SPAN * min(shown):
         _plain_log(ax, "y")
     ax.set(xlabel="epoch", ylabel="largest eigenvalue of the Hessian")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

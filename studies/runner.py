@@ -32,7 +32,8 @@ from studies.known_runs import KnownRuns, add_known_flag
 from studies.plan import STAGES, Job, Plan, module_of
 from studies.progression import Progression
 from studies.runs_file import write_runs
-from studies.table import SCRIPTS, Flags, read_study, tomllib
+from studies.section import Flags
+from studies.table import SCRIPTS, read_study, tomllib
 from studies.workers import Processes, Workers, on_cluster
 from utilities.cli import Parser, positive_int
 from utilities.files import ROOT, locked
@@ -266,7 +267,7 @@ def lines(state: Progression, jobs: Sequence[Job]) -> Iterator[str]:
         line = state.plan.command(valued).line
         if valued in state.done:
             comments.append(f"# done: {line}")
-        elif job.stage == "measures" and not state.training_done(valued):
+        elif not state.ready(valued):
             comments.append(f"# waits for {state.reason(job)}: {line}")
         else:
             commands.append(line)

@@ -21,21 +21,22 @@
     [measures.spectrum]                # spectrum, surface or sharpness, of each minimum
     flags = { samples = 1000 }
     seeds = [1]                        # and folds, optimizers, data: only of these
+    [measures.along_training]          # largest eigenvalue at the epochs that a training keeps
+    seeds = [1]
+    keep_epochs = 5                    # of trainings whose flags keep none: they are run once more
 
 Whatever is misspelt or can't be right is refused before anything runs.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from studies.section import Flags, Section
 from utilities.cli import LARGEST_SEED
 from utilities.files import ROOT
 
@@ -44,24 +45,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Flag = bool | int | float | str
-Flags = Mapping[str, Flag | Sequence[Flag]]
 MAX_BYTES = 2**20
-MOST = 1000  # seeds, folds or values in a list
-LONGEST = 60  # characters of a name
 SCRIPTS = {
     "surface": "loss_landscape/plot_surface.py",
     "spectrum": "loss_landscape/my_pyhessian/hessian.py",
     "sharpness": "loss_landscape/sharpness.py",
+    "along_training": "loss_landscape/plot_sharpness.py",
 }
+ALONG = "along_training"  # which is of a whole training, the others are of its minimum
+MOST_KEPT = 10_000  # epochs between two that are kept
 SELECT = {"val_acc": "accuracy on validation", "val_f1": "macro F1 on validation"}
-# What a study sets itself, in each command line.
-OWN_FLAGS = frozenset(
-    {
-        *("seed", "fold", "tag", "threads", "data_dir", "out_dir", "resume", "overwrite"),
-        *("model_file", "surf_file", "help"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,11 @@ class Trials:
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of minima, and of which; names and numbers as in the study."""
+    """What is measured of minima, and of which; names and numbers as in the study.
+
+    Attributes:
+        keep_epochs: each how many epochs a training whose own flags keep none is measured.
+    """
 
     kind: str
     flags: Flags
@@ -118,6 +115,7 @@ class Measures:
     folds: tuple[int | None, ...]
     optimizers: tuple[str, ...]
     data: tuple[str, ...]
+    keep_epochs: int = 0
 
     def are_of(self, seed: int, fold: int | None, data: str, optimizer: str) -> bool:
         """Whether they are of that run's minimum."""
@@ -156,13 +154,25 @@ class Study:
     def optimizer(self, name: str) -> Optimizer:
         return next(optimizer for optimizer in self.optimizers if optimizer.name == name)
 
+    def flags_of(self, data: str, optimizer: str) -> Flags:
+        """Of the trainings of an optimizer on a data set, by their names."""
+        own = next(each for each in self.data if each.name == data)
+        return {**self.flags, **own.flags, **self.optimizer(optimizer).flags, **self.changes}
+
+    def keeps_epochs(self, data: str, optimizer: str) -> bool:
+        """Whether these trainings keep epochs, so that none is run once more to be followed."""
+        return "keep_epochs" in self.flags_of(data, optimizer)
+
     def planned(self) -> dict[str, int]:
-        """How many trials, runs and measures the whole study has."""
+        """How many trials, runs and measures the whole study has, trainings run once more too."""
         per_trial = len(self.data) * len(self.trials.seeds) * len(self.trials.folds)
         tuned = sum(len(o.values) for o in self.optimizers if o.has_trials)
         runs = len(self.data) * len(self.optimizers) * len(self.seeds) * len(self.folds)
         measures = sum(
-            len(m.data) * len(m.optimizers) * len(m.seeds) * len(m.folds) for m in self.measures
+            len(m.seeds) * len(m.folds) * (1 + (m.kind == ALONG and not self.keeps_epochs(d, o)))
+            for m in self.measures
+            for d in m.data
+            for o in m.optimizers
         )
         return {"trials": tuned * per_trial, "runs": runs, "measures": measures}
 
@@ -191,10 +201,10 @@ def read_study(path: Path, changes: Flags | None = None) -> Study:
         content = tomllib.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no TOML: {error}") from error
-    return _study(_Section(f"{path}", content), path, changes or {})
+    return _study(Section(f"{path}", content), path, changes or {})
 
 
-def _study(top: _Section, path: Path, changes: Flags) -> Study:
+def _study(top: Section, path: Path, changes: Flags) -> Study:
     task = top.text("task")
     if not re.fullmatch(r"\w+", task) or not (ROOT / training_script(task)).is_file():
         known = [p.stem.removeprefix("my_train_") for p in ROOT.glob(training_script("*"))]
@@ -212,20 +222,35 @@ def _study(top: _Section, path: Path, changes: Flags) -> Study:
         for section in top.sections("measures", optional=True)
     ]
     top.end()
-    return Study(
+    study = Study(
         *(path, title, note, task, base, flags, seeds, folds, data, optimizers, trials),
         tuple(measures),
         changes,
     )
+    for each in measures:
+        if each.kind == ALONG and not each.keep_epochs:
+            _refuse_unkept(top, study, each)
+    return study
 
 
-def _data(section: _Section) -> Data:
+def _refuse_unkept(top: Section, study: Study, measures: Measures) -> None:
+    pairs = ((data, optimizer) for data in measures.data for optimizer in measures.optimizers)
+    unkept = next((pair for pair in pairs if not study.keeps_epochs(*pair)), None)
+    if unkept:
+        raise top.error(
+            f"measures.{ALONG}, keep_epochs",
+            f"is missing, and the trainings of {unkept[1]} on {unkept[0]} keep no epochs: "
+            "keep_epochs = 5 measures each fifth",
+        )
+
+
+def _data(section: Section) -> Data:
     data = Data(section.name, section.flags())
     section.end()
     return data
 
 
-def _optimizers(sections: Sequence[_Section]) -> tuple[Optimizer, ...]:
+def _optimizers(sections: Sequence[Section]) -> tuple[Optimizer, ...]:
     found: dict[str, Optimizer] = {}
     for section in sections:
         flags, times = section.flags(), section.number("times_epochs", 1, 100)
@@ -250,7 +275,7 @@ def _optimizers(sections: Sequence[_Section]) -> tuple[Optimizer, ...]:
 
 
 def _trials(
-    top: _Section,
+    top: Section,
     seeds: tuple[int, ...],
     folds: tuple[int | None, ...],
     optimizers: Sequence[Optimizer],
@@ -276,7 +301,7 @@ def _trials(
 
 
 def _measures(
-    section: _Section,
+    section: Section,
     seeds: tuple[int, ...],
     folds: tuple[int | None, ...],
     optimizers: tuple[str, ...],
@@ -294,145 +319,7 @@ def _measures(
         section.some_of("optimizers", optimizers),
         section.some_of("data", data),
     )
+    if measures.kind == ALONG and "keep_epochs" in section.content:
+        measures = replace(measures, keep_epochs=section.number("keep_epochs", 1, MOST_KEPT))
     section.end()
     return measures
-
-
-class _Section:
-    """One table of the file; each method takes a key of it, ``end`` refuses those not taken."""
-
-    def __init__(self, where: str, content: Mapping[str, Any], name: str = "") -> None:
-        self.where, self.content, self.name = where, content, name
-        self.taken: set[str] = set()
-
-    def error(self, key: str, problem: str) -> ValueError:
-        where = f"{self.where}, {key}" if key else self.where
-        return ValueError(f"{where}: {problem}")
-
-    def take(self, key: str, default: Any = None) -> Any:
-        self.taken.add(key)
-        value = self.content.get(key, default)
-        if value is None:
-            raise self.error(key, "is missing")
-        return value
-
-    def end(self) -> None:
-        for key in self.content:
-            if key not in self.taken:
-                near = difflib.get_close_matches(key, self.taken, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self.taken)}"
-                raise self.error(_shown(key), f"is no key of a study's table; {hint}")
-
-    def table(self, key: str, default: Any = None) -> Mapping[str, Any]:
-        value = self.take(key, default)
-        if not isinstance(value, dict):
-            raise self.error(key, f"{_shown(value)} is no table of names and values")
-        return value
-
-    def section(self, key: str) -> _Section:
-        return _Section(f"{self.where}, {key}", self.table(key), key)
-
-    def sections(self, key: str, optional: bool = False) -> list[_Section]:
-        """The tables [key.<name>], in the file's order."""
-        tables = self.table(key, {} if optional else None)
-        if not tables and not optional:
-            raise self.error(key, f"is empty; write [{key}.<name>] for each")
-        sections = []
-        for name, content in tables.items():
-            where = f"{key}.{_shown(name)}"
-            if not re.search(r"[A-Za-z0-9]", name) or len(name) > LONGEST or "\n" in name:
-                raise self.error(where, f"a name has letters and at most {LONGEST} characters")
-            if not isinstance(content, dict):
-                raise self.error(where, f"{_shown(content)} is no table; write [{key}.<name>]")
-            sections.append(_Section(f"{self.where}, {where}", content, name))
-        return sections
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.take(key, default)
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.error(key, f"{_shown(value)} is no text of one line")
-        return value
-
-    def one_of(self, key: str, known: Sequence[str]) -> str:
-        value = self.text(key)
-        if value not in known:
-            raise self.error(key, f"{_shown(value)} is none of {', '.join(known) or 'nothing yet'}")
-        return value
-
-    def number(self, key: str, default: int, most: int) -> int:
-        value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self.error(key, f"{_shown(value)} is no whole number from 1 to {most}")
-        return value
-
-    def numbers(self, key: str, most: int) -> tuple[int, ...]:
-        """Whole numbers from 0, each once."""
-        value = self.take(key)
-        numbers: list[Any] = value if isinstance(value, list) else [None]
-        right = (isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        if not all(right) or not all(0 <= n <= most for n in numbers):
-            raise self.error(key, f"{_shown(value)} is no list of whole numbers from 0 to {most}")
-        return tuple(self._each_once(key, numbers))
-
-    def folds(self, usual: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
-        """The key ``folds``; without it ``usual``, or no cross-validation."""
-        if "folds" not in self.content:
-            return usual or (None,)
-        if usual == (None,):
-            raise self.error("folds", "the study has none; leave them out here too")
-        return self.numbers("folds", MOST)
-
-    def some_of(self, key: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Those of ``known`` that the key lists, in the study's order; all without the key."""
-        chosen = self.take(key, list(known))
-        if not isinstance(chosen, list):
-            raise self.error(key, f"{_shown(chosen)} is no list")
-        for each in chosen:
-            if isinstance(each, bool) or each not in known:
-                raise self.error(key, f"{_shown(each)} is none of the study's {key}")
-        return tuple(each for each in known if each in self._each_once(key, chosen))
-
-    def rising(self, key: str, values: Any) -> tuple[float, ...]:
-        """Values to choose from: of two that are equally good the first, smaller one is taken."""
-        numbers: list[Any] = values if isinstance(values, list) else [None]
-        right = (isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
-        if not all(right) or not all(0 <= v < math.inf for v in numbers):
-            raise self.error(key, f"{_shown(values)} is no list of numbers of 0 or more")
-        if list(self._each_once(key, numbers)) != sorted(numbers):
-            raise self.error(key, f"{_shown(values)}: list the values in rising order")
-        return tuple(numbers)
-
-    def flags(self) -> Flags:
-        """The key ``flags``: of a command line, without those that a study sets itself."""
-        flags = self.table("flags", {})
-        for name, value in flags.items():
-            self.check_flag("flags", name)
-            values = value if isinstance(value, list) and len(value) <= MOST else [value]
-            if not values or not all(map(_is_plain, values)):
-                raise self.error(f"flags.{name}", f"{_shown(value)} is no value of a flag")
-        return flags
-
-    def check_flag(self, key: str, name: str) -> None:
-        if name in OWN_FLAGS:
-            raise self.error(f"{key}.{name}", "is set by the study itself; leave it out")
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name):
-            raise self.error(f"{key}.{_shown(name)}", "is no flag's name; write it without --")
-
-    def _each_once(self, key: str, values: list[Any]) -> list[Any]:
-        if not values or len(values) > MOST:
-            raise self.error(key, f"has {len(values)} entries; 1 to {MOST} are possible")
-        if len(set(values)) < len(values):
-            raise self.error(key, f"{_shown(values)} lists one twice")
-        return values
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a command line can have the value."""
-    if isinstance(value, str):
-        return value.isprintable() and len(value) <= MOST
-    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from loss_landscape import plot_sharpness
 from loss_landscape.edges import sam_edge
-from loss_landscape.epoch_sharpness import read_epochs
+from loss_landscape.epoch_sharpness import read_edge, read_epochs
 from loss_landscape.my_pyhessian import hessian
 from trainings import my_train_GCN
 from utilities import checkpoint
@@ -92,6 +92,9 @@ def test_rows_are_what_each_checkpoint_has_and_edges_are_drawn(
     expected = [sam_edge(2 / rate, 0.05, row["gradient_norm"]) for row in sam_rows.values()]
     found = next(y for label, y in lines.items() if "SAM's" in label)
     assert list(found) == pytest.approx(expected)
+    written = read_edge(tmp_path / "Eigenvalues" / "GCN_SAM_TINY_sharpness_epochs.json")
+    assert list(written.values.values()) == list(found) and list(written.values) == [0, 2, 4, 6]
+    assert written.formula == "SAM's, of 2 / lr and |g|" and not written.why
     plain = next(y for label, y in lines.items() if "edge of stability: 2 / lr" in label)
     assert list(plain) == pytest.approx([2 / rate] * 4)
     assert "GCN on TINY, SGD" in lines and not any("epoch" in label for label in lines)

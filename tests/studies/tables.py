@@ -38,6 +38,12 @@ flags = { samples = 32, x = "-1:1:3", y = "-1:1:3" }
 seeds = [1]
 folds = [0]
 optimizers = ["SAM"]
+[measures.along_training]
+flags = { samples = 32, max_steps = 12 }
+keep_epochs = 2
+seeds = [1]
+folds = [1]
+optimizers = ["ADAM", "SAM"]
 """
 
 

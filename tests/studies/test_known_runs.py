@@ -37,7 +37,8 @@ def test_only_what_needs_a_checkpoint_is_trained_again(known, tmp_path, run_here
     table, runs = known
     flags = (table, f"--known={runs}", f"--out_dir={tmp_path}")
     todo = commands(run_here(runner.main, *flags, "--print"))
-    assert len(todo) == 4  # SAM's fold 0 for its surface and all of fold 1 for their spectra
+    # SAM's fold 0 for its surface, all of fold 1 for their spectra, and two of these once more.
+    assert len(todo) == 4 + 2
     assert all("--seed=1" in line and ("--fold=1" in line or "SAM" in line) for line in todo)
     assert run_here(runner.main, *flags).returncode == 0
     assert len(list(tmp_path.glob("to_plot/*_last.pt"))) == 4
@@ -58,7 +59,7 @@ def test_a_table_that_grew_goes_on(known, tmp_path: Path, run_here) -> None:
     ("old", "new", "left"),
     [
         ("epochs = 4,", "epochs = 5,", 4),  # all: at first the trials
-        ('"m_sharpness"], samples = 32', '"m_sharpness"], samples = 31', 6),  # fold 0 and fold 1
+        ('"m_sharpness"], samples = 32', '"m_sharpness"], samples = 31', 6 + 2),  # fold 0 and fold 1, kept epochs
     ],
 )
 def test_runs_of_other_settings_are_not_known(old, new, left, known, tmp_path, run_here) -> None:

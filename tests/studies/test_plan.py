@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,10 @@ def test_trials_come_first_and_each_seed_is_finished_before_the_next(tmp_path: P
     names = ["ADAM", "ADAM, twice the epochs", "SAM"]
     assert first == [(fold, name) for fold in (0, 1) for name in names]
     measured = [(job.kind, job.fold) for job in jobs if job.stage == "measures"]
-    assert measured == [("spectrum", 1)] * 3 + [("sharpness", 0)] * 3 + [("surface", 0)]
+    assert measured == [
+        *([("spectrum", 1)] * 3 + [("sharpness", 0)] * 3 + [("surface", 0)]),
+        *([("kept_epochs", 1), ("along_training", 1)] * 2),
+    ]
 
 
 # --- command lines --------------------------------------------------------------------------------
@@ -55,6 +59,29 @@ def test_a_run_is_the_scripts_own_command_line(tmp_path: Path) -> None:
     assert plan.label(run) == "MUTAG, ADAM, twice the epochs, learning_rate 0.01, seed 1, fold 0"
     surface = Job("measures", "surface", "MUTAG", "SAM", 1, 0, 0.05)
     assert plan.args(surface).model_file == plan.args(plan.training_of(surface)).run.best
+
+
+def test_a_training_that_keeps_epochs_is_not_run_once_more(tmp_path: Path) -> None:
+    """Others are, with the same flags and names in a folder of their own."""
+    keeps = SMALL.replace('{ optimizer = "SAM" }', '{ optimizer = "SAM", keep_epochs = 1 }')
+    plan = plan_of(tmp_path, keeps)
+    jobs = [job for job in plan.jobs() if job.kind in ("kept_epochs", "along_training")]
+    assert [(job.kind, job.optimizer) for job in jobs] == [
+        *(("kept_epochs", "ADAM"), ("along_training", "ADAM"), ("along_training", "SAM"))
+    ]
+    again, adam, sam = (replace(job, value=0.01) for job in jobs)
+    assert plan.needs(again) is None and plan.needs(adam) == again
+    assert plan.needs(sam) == plan.training_of(sam)
+    files = [path.relative_to(tmp_path).as_posix() for path in plan.args(sam).model_file]
+    stem = "model_GCN_SAM_rho0.01_fold1_seed1"
+    assert files == [f"out/to_plot/{stem}_epoch{k}.pt" for k in (0, 1, 2, 3, 4)]
+    ours, run = vars(plan.args(again)), vars(plan.args(plan.training_of(again)))
+    different = {name for name in run if ours[name] != run[name]}
+    assert different == {"keep_epochs", "out_dir", "argv"} and ours["keep_epochs"] == 2
+    assert ours["run"].best.name == run["run"].best.name
+    kept = [path.relative_to(tmp_path / "out/kept_epochs") for path in plan.args(adam).model_file]
+    stem = ours["run"].best.stem
+    assert kept == [Path("to_plot", f"{stem}_epoch{k}.pt") for k in (0, 2, 4)]
 
 
 def test_what_set_changes_goes_above_all_else(tmp_path: Path) -> None:
@@ -104,13 +131,13 @@ def test_printed_lines_are_taken_by_their_scripts(tmp_path: Path, run_here) -> N
     lines = printed.stdout.splitlines()
     commands = [line for line in lines if not line.startswith("#")]
     assert len(commands) == 4 and lines[:4] == commands  # the trials; all else waits for them
-    assert len(lines) == 4 + 12 + 7
+    assert len(lines) == 4 + 12 + 11
     for line in commands:
         python, script, *flags = shlex.split(line)
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
         assert python == "python" and module.parse_args(flags).epochs == 4
     waits = [line for line in lines if line.startswith("# waits for the choice of rho by SAM's")]
-    assert len(waits) == 4 + 1 + 1 + 1
+    assert len(waits) == 4 + 1 + 1 + 1 + 2
     only = run_here(
         runner.main, table, "--print", "--stage=runs", "--only=SAM, seed 2", "--out_dir", out
     )

@@ -24,17 +24,19 @@ from PIL import Image
 from study_runs import rows, write
 
 from loss_landscape import plot_sharpness, plot_surface
+from loss_landscape.epoch_sharpness import EdgeRead
 from loss_landscape.my_pyhessian import hessian
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from studies import report, report_pictures
 from studies.comparisons import Results
+from studies.minima_files import AlongTraining, said_of_edges
 from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runs_file import read_runs
 from studies.table import read_study
 from trainings import my_train_GCN
-from utilities import cli
+from utilities import checkpoint, cli
 from utilities.pictures import SMALL_DPI, line_style, small_png
 
 
@@ -194,6 +196,38 @@ def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path:
     text = report_of(folder, tmp_path / "two")
     assert f"{best.name} has changed since the table of runs was written" in text
     assert "`GCN_ADAM_seed1_TINY_fold0.json`" in text and "GCN_SAM_seed1" not in text
+
+
+def test_a_training_run_once_more_that_ended_otherwise_is_left_out(
+    real: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    best = next((folder / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    again = folder / "kept_epochs" / "to_plot" / best.name
+    again.parent.mkdir(parents=True)
+    shutil.copy(best, again)
+    assert "run once more" not in report_of(folder, tmp_path / "same")
+    content = checkpoint.load(best)
+    content["state_dict"]["classifier.bias"] += 1
+    checkpoint.save(again, content)
+    text = report_of(folder, tmp_path / "other")
+    assert f"{again.relative_to(folder)}, run once more to keep epochs, has other weights" in text
+
+
+def test_edges_of_stability_are_drawn_where_they_are_near() -> None:
+    near = EdgeRead("2 / lr", (), {0: 9.0, 1: 5.0})
+    far = EdgeRead("2 / lr", ("batches of 1",), {0: 90.0, 1: 80.0})
+    runs = {"SGD": AlongTraining({0: 1.0, 1: 4.0}, near), "SAM": AlongTraining({1: 3.0}, far)}
+    ax = report_pictures.draw_along_training(runs, {"SGD": 0, "SAM": 1}).axes[0]
+    found = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert found == {
+        **{"SGD": [1.0, 4.0], "edge of stability, SGD": [9.0, 5.0], "SAM": [3.0]},
+        "edge of stability, SAM: 80 and more, above the picture": [],
+    }
+    assert said_of_edges(runs).endswith("SAM: batches of 1.")
+    alone = {"SAM": AlongTraining({0: 1.0}, EdgeRead("", ("none is known",), {}))}
+    assert said_of_edges(alone) == "SAM: none is known."
 
 
 def test_surfaces_taken_in_other_ways_are_no_picture(

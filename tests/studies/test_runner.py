@@ -21,6 +21,7 @@ import torch
 from tables import SMALL, write
 
 import study
+from loss_landscape.epoch_sharpness import read_epochs
 from studies import runner
 from studies.collect import rows
 from studies.table import read_study
@@ -42,8 +43,8 @@ def one_server() -> None:
 
 
 def weights(out: Path) -> dict[str, dict[str, torch.Tensor]]:
-    files = sorted(out.glob("to_plot/*.pt"))
-    return {path.name: checkpoint.load(path)["state_dict"] for path in files}
+    files = sorted(out.rglob("to_plot/*.pt"))
+    return {str(p.relative_to(out)): checkpoint.load(p)["state_dict"] for p in files}
 
 
 def assert_same(out: Path, other: Path) -> None:
@@ -62,7 +63,19 @@ def test_all_that_the_table_asks_for_is_there(carried_out) -> None:
     assert len(list(out.glob("Eigenvalues/*_eigen.npy"))) == 3
     assert len(list(out.glob("Eigenvalues/*_sharpness.json"))) == 3
     assert len(list(out.glob("to_plot/*.h5"))) == 1
-    assert len(list(out.glob("logs/*.log"))) == 4 + 12 + 7
+    assert len(list(out.glob("logs/*.log"))) == 4 + 12 + 11
+
+
+def test_a_training_run_once_more_to_keep_epochs_is_the_run_itself(carried_out) -> None:
+    _, out = carried_out
+    files = sorted(out.glob("Eigenvalues/*_sharpness_epochs.json"))
+    assert len(files) == 2 and all(list(read_epochs(path)[1]) == [0, 2, 4] for path in files)
+    whole = weights(out)
+    again = [name for name in whole if name.startswith("kept_epochs") and "_epoch" not in name]
+    assert len(again) == 2 * 2  # the best epoch's weights and the last state
+    for name in again:
+        run = whole[name.removeprefix("kept_epochs/")]
+        assert all(torch.equal(whole[name][key], run[key]) for key in run), name
 
 
 def test_values_are_chosen_on_validation_alone(carried_out) -> None:
@@ -123,7 +136,7 @@ def test_its_report_is_of_what_is_there(carried_out, tmp_path: Path, run_here) -
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "12 of 12 planned runs are in this report, and 4 of 4 trials" in text
     assert "SAM's minima" in text or "SAM's lambda" in text
-    for kind in ("differences", "minima", "curves", "surfaces", "spectra"):
+    for kind in ("differences", "minima", "curves", "surfaces", "spectra", "along_training"):
         assert (tmp_path / f"MUTAG_{kind}.png").is_file()
     assert "Files that were left out" not in text
     empty = tmp_path / "empty"
@@ -139,10 +152,10 @@ def test_what_is_done_is_left_alone(carried_out, run_here) -> None:
     files = [path for path in out.rglob("*") if path.suffix in (".pt", ".npy", ".json", ".h5")]
     before = {path: path.stat().st_mtime_ns for path in files if path.name != "choice.json"}
     again = run_here(runner.main, table, f"--out_dir={out}")
-    assert again.returncode == 0 and "23 results are there, 0 runs are to be done" in again.stdout
+    assert again.returncode == 0 and "27 results are there, 0 runs are to be done" in again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in before}
     printed = run_here(runner.main, table, "--print", f"--out_dir={out}").stdout.splitlines()
-    assert len(printed) == 23 and all(line.startswith("# done: python ") for line in printed)
+    assert len(printed) == 27 and all(line.startswith("# done: python ") for line in printed)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,7 @@ def test_what_is_done_is_left_alone(carried_out, run_here) -> None:
         ("epochs = 4,", "epochs = 5,", "holds another run, with --epochs 4"),
         ("lanczos_steps = 4", "lanczos_steps = 5", "another spectrum, which differs in lanczos"),
         ("samples = 32, x", "samples = 31, x", "another surface, which differs in samples"),
+        ("32, max_steps", "31, max_steps", "another along_training, which differs in samples"),
     ],
 )
 def test_a_changed_table_is_refused(old, new, message, carried_out, tmp_path, run_here) -> None:
@@ -242,5 +256,5 @@ def test_killed_and_started_again_it_ends_as_if_never_stopped(
     assert "stopped, all is saved; go on with: python script.py" in stopped.stderr
     ended = run_here(study.main, *flags)
     assert ended.returncode == 0, ended
-    assert "4 of 4 trials, 12 of 12 runs, 7 of 7 measures are done, 0 failed" in ended.stdout
+    assert "4 of 4 trials, 12 of 12 runs, 11 of 11 measures are done, 0 failed" in ended.stdout
     assert_same(out, whole)

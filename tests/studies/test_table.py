@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tables import SMALL, write
 
 from studies.plan import Plan
-from studies.table import Study, _Section, _study, read_study, tomllib
+from studies.section import Section
+from studies.table import Study, _study, read_study, tomllib
 from utilities.files import ROOT
 
 SHIPPED = sorted((ROOT / "studies").glob("*.toml"))
@@ -27,9 +28,11 @@ def test_a_table_is_read_as_written(tmp_path: Path) -> None:
     twice = study.optimizer("ADAM, twice the epochs")
     assert (twice.times_epochs, twice.chosen_for, twice.tuned) == (2, "ADAM", "learning_rate")
     assert twice.flags == {"optimizer": "ADAM"}
-    assert [m.kind for m in study.measures] == ["spectrum", "sharpness", "surface"]
-    # 2 optimizers with 2 values; 3 optimizers x 2 seeds x 2 folds; 3 + 3 + 1 minima.
-    assert study.planned() == {"trials": 4, "runs": 12, "measures": 7}
+    kinds = [measures.kind for measures in study.measures]
+    assert kinds == ["spectrum", "sharpness", "surface", "along_training"]
+    # 2 optimizers with 2 values; 3 optimizers x 2 seeds x 2 folds; 3 + 3 + 1 minima, and two
+    # trainings once more, which are followed.
+    assert study.planned() == {"trials": 4, "runs": 12, "measures": 11}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -70,6 +73,9 @@ def test_the_tables_that_come_along_can_be_carried_out(path: Path, tmp_path: Pat
         ('select = "val_acc"', 'select = "test_acc"', "select: 'test_acc' is none of val_acc"),
         ('optimizers = ["SAM"]', 'optimizers = ["SAN"]', "'SAN' is none of the study's optimizers"),
         ("[measures.surface]", "[measures.volume]", "measures.'volume': is no measure; known are"),
+        ("keep_epochs = 2", "", "keep_epochs: is missing, and the trainings of ADAM on MUTAG keep"),
+        ("keep_epochs = 2", "keep_epochs = 0", "keep_epochs: 0 is no whole number from 1"),
+        ("probes = 1,", 'output = "a.png",', "flags.output: is set by the study itself"),
         ("[data.MUTAG]", '[data."???"]', "a name has letters"),
         ("[data.MUTAG]", "[data]", "data.'flags', 'dataset': is no key of a study's table"),
         ("[trials]", "[trials", "is no TOML"),
@@ -143,7 +149,7 @@ def test_no_content_ends_in_a_traceback(data: st.DataObject) -> None:
         else:
             container[data.draw(st.text(max_size=8))] = data.draw(ANYTHING)
     try:
-        study = _study(_Section("study.toml", content), Path("study.toml"), {})
+        study = _study(Section("study.toml", content), Path("study.toml"), {})
     except ValueError as error:
         assert str(error).startswith("study.toml") and "\n" not in str(error), error
     else:
