@@ -71,7 +71,7 @@ def test_a_training_run_once_more_to_keep_epochs_is_the_run_itself(carried_out) 
     files = sorted(out.glob("Eigenvalues/*_sharpness_epochs.json"))
     assert len(files) == 2 and all(list(read_epochs(path)[1]) == [0, 2, 4] for path in files)
     whole = weights(out)
-    again = [name for name in whole if name.startswith("kept_epochs") and "_epoch" not in name]
+    again = [n for n in whole if n.startswith("kept_epochs") and "_epoch" not in Path(n).name]
     assert len(again) == 2 * 2  # the best epoch's weights and the last state
     for name in again:
         run = whole[name.removeprefix("kept_epochs/")]
