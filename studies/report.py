@@ -18,6 +18,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from studies import report_pictures, report_settings, report_text
+from studies.beside import beside
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.known_runs import add_known_flag
@@ -91,7 +92,7 @@ class Report:
             parts += ["### Sharpness and test error"]
             parts += [report_text.correlations_table(analysis, data), self._minima(data)]
         parts += [self._curves(data), self._surfaces(data), self._spectra(data)]
-        parts += [self._along_training(data)]
+        parts += [self._along_training(data), self._beside(data)]
         return "\n\n".join(part for part in parts if part)
 
     def _tested(self, data: str) -> str:
@@ -174,6 +175,18 @@ class Report:
         return "### Sharpness along the training\n\n" + self._picture(
             data, "along_training", figure, caption
         )
+
+    def _beside(self, data: str) -> str:
+        two = (self.study.base, report_text.TRAINED)
+        made = beside(self.files, data, two)
+        if made is None:
+            return ""
+        caption = (
+            f"Two minima as `compare.py` shows them, {made.which}, and the test accuracies of "
+        )
+        caption += f"{' and '.join(map(str, made.runs))} runs. Runs: {names(made.paths)}."
+        heading = f"### {text(two[1])} beside {text(two[0])}\n\n"
+        return heading + self._picture(data, "beside", made.figure, caption)
 
     def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)

@@ -17,19 +17,21 @@ import pytest
 from conftest import Run
 from histories import run_rows
 from histories import write as write_history
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from study_runs import rows, write
 
-from loss_landscape import plot_sharpness, plot_surface
+from loss_landscape import compare, plot_sharpness, plot_surface
 from loss_landscape.epoch_sharpness import EdgeRead
 from loss_landscape.my_pyhessian import hessian
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from studies import report, report_pictures
+from studies.beside import beside
 from studies.comparisons import Results
-from studies.minima_files import AlongTraining, said_of_edges
+from studies.minima_files import AlongTraining, MinimaFiles, said_of_edges
 from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
@@ -161,7 +163,7 @@ def report_of(folder: Path, output: Path) -> str:
 
 def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
     text = report_of(real, tmp_path)
-    for kind in ("curves", "surfaces", "spectra", "along_training"):
+    for kind in ("curves", "surfaces", "spectra", "along_training", "beside"):
         assert f"![MUTAG: {kind}](MUTAG_{kind}.png)" in text
         assert Image.open(tmp_path / f"MUTAG_{kind}.png").size[0] > 500
     for name in (
@@ -174,9 +176,33 @@ def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) 
         "GCN_SAM_seed1_TINY_fold0_sharpness_epochs.json",
     ):
         assert f"`{name}`" in text
+    assert "Two minima as `compare.py` shows them, seed 1, fold 0" in text
     assert "A test set has 4 samples, so that one of them is worth 25 points" in text
     assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
     assert "Files that were left out" not in text
+
+
+def test_two_minima_are_beside_each_other_as_compare_draws_them(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is shown is what its command line shows."""
+    drawn: list[Figure] = []
+    whole = compare.draw
+    monkeypatch.setattr(compare, "draw", lambda *args: drawn.append(whole(*args)) or drawn[-1])
+    study, runs = read_study(real / "small.toml"), read_runs(real / "runs.csv")
+    made = beside(MinimaFiles(Results(study, runs), real), "MUTAG", ("ADAM", "SAM"))
+    assert made is not None and (made.which, made.runs) == ("seed 1, fold 0", [1, 1])
+    files = [str(next((real / "to_plot").glob(f"*_{o}_*_seed1.pt"))) for o in ("ADAM", "SAM")]
+    flags = ["--model_files", *files, "--along", "--repetitions", *files, f"--out_dir={real}"]
+    compare.main([*flags, f"--output={tmp_path / 'both.png'}"])
+    ours, theirs = (list(map(shown, figure.axes)) for figure in drawn)
+    assert len(ours) == 2 * 2 + 1 + 3  # surfaces, their scale, and what is below
+    assert ours == theirs
+
+
+def shown(ax: Axes) -> tuple[str, list[bytes], int]:
+    """What a panel shows: its title, its lines, and how many areas and marks."""
+    return ax.get_title(), [line.get_xydata().tobytes() for line in ax.lines], len(ax.collections)
 
 
 def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path: Path) -> None:
@@ -242,6 +268,7 @@ def test_surfaces_taken_in_other_ways_are_no_picture(
     text = report_of(folder, tmp_path / "out")
     assert "no picture of surfaces of MUTAG" in text and "differs from" in text
     assert "MUTAG_surfaces.png" not in text and "MUTAG_spectra.png" in text
+    assert "no picture of ADAM beside SAM on MUTAG" in text and "MUTAG_beside.png" not in text
 
 
 def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
