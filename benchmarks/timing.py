@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from utilities.machine import processor
 
 RESAMPLES = 2000  # of the bootstrap
 
@@ -56,14 +55,4 @@ def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float, float]:
 
 def machine() -> str:
     """The processor, the instructions that decide about bf16, threads and torch, in one line."""
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    found = re.search(r"model name\s*:\s*(.+)", text)
-    name = found[1] if found else platform.processor() or platform.machine()
-    if torch.cuda.is_available():
-        name = f"{torch.cuda.get_device_name()}, {name}"
-    features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in text]
-    return (
-        f"{name} ({', '.join(features) or 'no AVX2'}), {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}"
-    )
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

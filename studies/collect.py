@@ -89,6 +89,9 @@ def row(state: Progression, job: Job) -> Row:
         "checkpoint": checkpoint,
         "sha256": sha256_of(best),
         "command": training_command(plan, job),
+        "processor": content["versions"].get("processor", ""),
+        "torch": content["versions"].get("torch", ""),
+        "threads": content["train_args"].get("threads") or "",
         "sharpness_command": sharpness_command(plan, checkpoint) if sharpness in state.done else "",
     }
 

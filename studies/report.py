@@ -58,7 +58,7 @@ class Report:
         parts = [
             f"# {text(study.title)}",
             text(study.note),
-            report_settings.completeness(results),
+            f"{report_settings.completeness(results)} {report_settings.machines(results)}",
             report_text.answers(analysis),
             *(self._data_set(data) for data in results.data),
             "## What was run",

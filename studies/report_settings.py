@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from studies.comparisons import Comparison, Results
@@ -112,6 +113,22 @@ def edges(results: Results) -> str:
         f"Chosen at an edge of the values tried, so that a better one may lie beyond: "
         f"{'; '.join(found)}."
     )
+
+
+def machines(results: Results) -> str:
+    """On what the runs were trained, as their records say, or the table for those without."""
+    counts = Counter(_machine(run, results.study.machine) for run in results.runs)
+    if len(counts) == 1:
+        return f"They ran on {text(*counts)}."
+    said = "; ".join(f"{count} on {text(name)}" for name, count in counts.most_common())
+    return f"Of the runs, {said}."
+
+
+def _machine(run: TrainedRun, unrecorded: str) -> str:
+    if not run.processor:
+        return unrecorded or "a machine that was not recorded"
+    threads = f", {run.threads} thread{'s' * (run.threads != '1')}" if run.threads else ""
+    return f"{run.processor}{threads}, torch {run.torch}"
 
 
 # --- what is missing ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ NUMBERS = (
 )
 ORIGIN = ("checkpoint", "sha256", "command", "sharpness_command")
 COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)
+MACHINE = ("processor", "torch", "threads")  # which tables of older versions don't have
 SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
 MAX_BYTES = 64 * 2**20
@@ -45,6 +46,7 @@ class TrainedRun:
         numbers: by column, those that were measured.
         checkpoint, sha256, command: where its weights lie, what they are, and what made them.
         sharpness_command: what measured their sharpness; "" if nothing did.
+        processor, torch, threads: what it was trained on; "" where that was not recorded.
     """
 
     study: str
@@ -60,6 +62,9 @@ class TrainedRun:
     sha256: str
     command: str
     sharpness_command: str
+    processor: str = ""
+    torch: str = ""
+    threads: str = ""
 
     @property
     def pair(self) -> tuple[int, int | None]:
@@ -75,9 +80,9 @@ def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         OSError: it can't be written.
     """
-    measures = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
+    measures = dict.fromkeys(n for row in rows for n in row if n not in (*COLUMNS, *MACHINE))
     text = io.StringIO(newline="")
-    header = [*WORDS, *NUMBERS, *measures, *ORIGIN]
+    header = [*WORDS, *NUMBERS, *measures, *ORIGIN, *MACHINE]
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -118,7 +123,8 @@ def read_runs(path: Path) -> list[TrainedRun]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     missing = [name for name in COLUMNS if name not in header]
-    unknown = [name for name in header if name not in COLUMNS and not SHARPNESS.fullmatch(name)]
+    known = (*COLUMNS, *MACHINE)
+    unknown = [name for name in header if name not in known and not SHARPNESS.fullmatch(name)]
     twice = [name for name in header if header.count(name) > 1]
     for names, problem in ((missing, "is missing"), (unknown, "is unknown"), (twice, "is twice")):
         if names:
@@ -129,7 +135,7 @@ def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
     if len(row) != len(header):
         raise ValueError(f"{where}: {len(row)} cells, expected {len(header)}; was it cut short?")
     cells = dict(zip(header, row, strict=True))
-    names = [name for name in header if name not in (*WORDS, *ORIGIN)]
+    names = [name for name in header if name not in (*WORDS, *ORIGIN, *MACHINE)]
     numbers = {name: _number(where, name, cells[name]) for name in names if cells[name]}
     for name in ("study", "data", "optimizer"):
         if not cells[name].isprintable() or not cells[name].strip() or len(cells[name]) > 60:
@@ -137,8 +143,10 @@ def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
     if cells["stage"] not in STAGES:
         raise ValueError(f"{where}, stage: {cells['stage'][:60]!r} is none of {', '.join(STAGES)}")
     fold = _whole(where, "fold", cells["fold"]) if cells["fold"] else None
+    own = [name for name in (*WORDS, *ORIGIN) if name not in ("seed", "fold")]
     return TrainedRun(
-        **{name: cells[name] for name in (*WORDS, *ORIGIN) if name not in ("seed", "fold")},
+        **{name: cells[name] for name in own},
+        **{name: cells.get(name, "") for name in MACHINE},
         seed=_whole(where, "seed", cells["seed"]),
         fold=fold,
         numbers=numbers,

@@ -125,11 +125,19 @@ class Measures:
 
 @dataclass(frozen=True)
 class Study:
-    """A table as read; ``path`` is its file, ``changes`` what ``--set`` put in place of flags."""
+    """A table as read.
+
+    Attributes:
+        path: its file.
+        title, note: for the report.
+        machine: what runs were trained on whose records don't say it.
+        changes: what ``--set`` put in place of flags.
+    """
 
     path: Path
     title: str
     note: str
+    machine: str
     task: str
     base: str
     flags: Flags
@@ -211,6 +219,7 @@ def _study(top: Section, path: Path, changes: Flags) -> Study:
         raise top.error("task", f"{task!r} has no script; known are {', '.join(sorted(known))}")
     seeds, folds = top.numbers("seeds", LARGEST_SEED), top.folds(None)
     title, note = top.text("title", path.stem), top.text("note", "")
+    machine = top.text("machine", "")
     flags = top.flags()
     data = tuple(_data(section) for section in top.sections("data"))
     optimizers = _optimizers(top.sections("optimizers"))
@@ -223,7 +232,7 @@ def _study(top: Section, path: Path, changes: Flags) -> Study:
     ]
     top.end()
     study = Study(
-        *(path, title, note, task, base, flags, seeds, folds, data, optimizers, trials),
+        *(path, title, note, machine, task, base, flags, seeds, folds, data, optimizers, trials),
         tuple(measures),
         changes,
     )

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from utilities.files import ROOT, atomic_write
+from utilities.machine import processor
 
 FORMAT = 3
 KEYS = {
@@ -164,11 +165,12 @@ def check_weights(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and torch, and the machine, for the record."""
+    """Versions of Python and torch, the system and the processor, for the record."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "platform": platform.platform(),
+        "processor": processor(),
     }
 
 

@@ -25,6 +25,7 @@ INCIDENTAL = frozenset(
         *("argv", "run", "resume", "overwrite"),
         *("data_dir", "out_dir", "model_file"),  # where; a checkpoint is known by its hash
         *("command", "commit", "python", "torch", "platform", "started"),  # when, by which code
+        "processor",
         # what only repeats or explains the others
         *("defaults", "arguments", "title", "xdirection_is", "ydirection_is"),
     }

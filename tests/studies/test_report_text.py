@@ -12,7 +12,7 @@ from study_runs import SHARPNESS, rows, write
 from studies import report_settings, report_text
 from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
 from studies.report_text import Analysis
-from studies.runs_file import read_runs
+from studies.runs_file import read_runs, write_runs
 from studies.table import read_study
 from utilities.statistics import kendall, mean_interval
 
@@ -159,3 +159,18 @@ def test_a_choice_at_the_edge_is_said(tmp_path: Path) -> None:
     assert [report_settings.at_edge(v, optimizer) for v in ("0.02", "0.05", "0.10", "x", "")] == [
         *(True, False, True, False, False)
     ]
+
+
+def test_what_they_ran_on_is_said_as_recorded(tmp_path: Path) -> None:
+    """Of runs that don't say it, as the table does; else that nobody recorded it."""
+    made = rows(["MUTAG"])
+    table = write(tmp_path, made)
+    old = Results(read_study(table), read_runs(tmp_path / "runs.csv"))
+    assert report_settings.machines(old) == "They ran on a machine that was not recorded."
+    for row in made[:5]:
+        row |= {"processor": "EPYC (avx2)", "torch": "2.14", "threads": 2}
+    write_runs(tmp_path / "runs.csv", made)
+    table.write_text('machine = "a laptop"\n' + table.read_text())
+    mixed = Results(read_study(table), read_runs(tmp_path / "runs.csv"))
+    said = report_settings.machines(mixed)
+    assert said == "Of the runs, 13 on a laptop; 5 on EPYC (avx2), 2 threads, torch 2.14."

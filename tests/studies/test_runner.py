@@ -22,11 +22,13 @@ from tables import SMALL, write
 
 import study
 from loss_landscape.epoch_sharpness import read_epochs
-from studies import runner
+from studies import markdown, runner
 from studies.collect import rows
+from studies.runs_file import MACHINE
 from studies.table import read_study
 from utilities import checkpoint
 from utilities.files import ROOT
+from utilities.machine import processor
 
 BAD = SMALL.replace(
     "[trials]",
@@ -108,6 +110,7 @@ def test_the_table_of_runs_says_what_the_files_hold(carried_out) -> None:
         content = checkpoint.load(out / row["checkpoint"])
         assert float(row["test_acc"]) == content["metrics"]["test_acc"]
         assert int(row["seed"]) == content["train_args"]["seed"]
+        assert [row[name] for name in MACHINE] == [processor(), torch.__version__, "1"]
         flag, value = row["chosen"].split("=")
         assert float(value) == content["train_args"][flag]
         assert row["base"] == ("" if row["optimizer"] == "ADAM" else "ADAM")
@@ -135,6 +138,8 @@ def test_its_report_is_of_what_is_there(carried_out, tmp_path: Path, run_here) -
     assert (tmp_path / "runs.csv").read_bytes() == (out / "runs.csv").read_bytes()
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "12 of 12 planned runs are in this report, and 4 of 4 trials" in text
+    shown = markdown.text(f"They ran on {processor()}, 1 thread, torch {torch.__version__}.")
+    assert shown in text
     assert "SAM's minima" in text or "SAM's lambda" in text
     for kind in ("differences", "minima", "curves", "surfaces", "spectra", "along_training"):
         assert (tmp_path / f"MUTAG_{kind}.png").is_file()

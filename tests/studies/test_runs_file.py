@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from study_runs import SHARPNESS, rows, write
 
-from studies.runs_file import read_runs
+from studies.runs_file import read_runs, write_runs
 
 
 def test_rows_are_read_with_their_types_and_gaps(tmp_path: Path) -> None:
@@ -20,6 +20,18 @@ def test_rows_are_read_with_their_types_and_gaps(tmp_path: Path) -> None:
     assert second.fold == 0 and second.numbers["epochs"] == 20
     assert second.numbers["test_acc"] == pytest.approx(made[1]["test_acc"])
     assert second.optimizer == "ADAM, twice the epochs" and second.base == "ADAM"
+
+
+def test_a_table_may_say_on_what_was_trained(tmp_path: Path) -> None:
+    """Those of older versions don't."""
+    made = rows(["MUTAG"])
+    write(tmp_path, made)
+    assert {run.processor for run in read_runs(tmp_path / "runs.csv")} == {""}
+    made[0] |= {"processor": "EPYC, at 2 GHz", "torch": "2.14", "threads": 2}
+    write_runs(tmp_path / "runs.csv", made)
+    first, second = read_runs(tmp_path / "runs.csv")[:2]
+    assert (first.processor, first.torch, first.threads) == ("EPYC, at 2 GHz", "2.14", "2")
+    assert second.processor == ""
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from forks import end, start
 from torch import nn
 
 from utilities import checkpoint
+from utilities.machine import processor
 
 CONTENT = {
     "task": "mine",
@@ -35,6 +36,7 @@ def test_checkpoint_round_trip_and_full_description(tmp_path: Path) -> None:
         k: v for k, v in CONTENT.items() if k != "state_dict"
     }
     assert read["versions"]["torch"] == torch.__version__
+    assert read["versions"]["processor"] == processor()
     assert read["format"] == checkpoint.FORMAT
 
 
