@@ -1,21 +1,25 @@
-"""A study handed to Ray: the results of one machine's processes, whoever dies."""
+"""A study handed to Ray: the results of one machine's processes, whoever stops or dies."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tables import write
 from test_runner import assert_same
 
 from studies import runner
+from utilities.interrupt import Interrupted
 
-# Two runs of a second each, without trials, so that one is killed in its middle.
+# Two runs of a second each, without trials, so that they are stopped in their middle.
 TWO = """
 task = "GCN"
 base = "ADAM"
@@ -38,35 +42,65 @@ def test_without_ray_one_line_names_the_extra(tmp_path: Path, monkeypatch, run_h
     assert "--ray: Ray is not installed here" in result.stderr
 
 
-def test_a_killed_worker_leaves_the_results_of_one_machine(tmp_path: Path, monkeypatch) -> None:
-    """Two workers, one of them killed while it trains."""
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Ray with two workers, one cluster for all of a test's studies: starting it takes seconds."""
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 would starve on a busy machine
-    init, killed = ray.init, list[int]()
-    monkeypatch.setattr(ray, "init", lambda *args, **more: init(*args, num_cpus=2, **more))
+    init, shutdown = ray.init, ray.shutdown
+
+    def init_once(*args: Any, **more: Any) -> None:
+        if not ray.is_initialized():
+            init(*args, num_cpus=2, **more)
+
+    monkeypatch.setattr(ray, "init", init_once)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    yield ray
+    shutdown()
+
+
+def test_stopped_and_with_a_killed_worker_it_ends_as_on_one_machine(tmp_path: Path, ray) -> None:
+    """SIGTERM while both runs train; started again, one of the two workers is killed."""
     table, whole, out = write(tmp_path, TWO), tmp_path / "whole", tmp_path / "out"
     runner.main([str(table), "--jobs=2", f"--out_dir={whole}"])
+    flags = [str(table), "--ray", f"--out_dir={out}"]
 
-    def kill_one() -> None:
-        deadline = time.monotonic() + 500
-        while not killed and time.monotonic() < deadline:
-            # Each has written a state, from which the killed one's run goes on.
-            states = list(out.glob("to_plot/*_last.pt"))
-            for worker in workers()[:1] if len(states) == 2 else []:
-                os.kill(worker, signal.SIGKILL)
-                killed.append(worker)
+    stopper = when_both_save(out, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="stopped, all is saved") as stopped:
+        runner.main(flags)
+    stopper.join()
+    assert stopped.value.code == 128 + signal.SIGTERM
+    ends = [log.read_text().splitlines()[-1] for log in out.glob("logs/*.log")]
+    assert len(ends) == 2 and all(re.search(r"stopped in epoch \d+, saved", end) for end in ends)
+
+    killed = list[int]()
+    killer = when_both_save(out, lambda: killed.append(kill_a_worker()))
+    runner.main(flags)
+    killer.join()
+    assert killed and all("goes on" in log.read_text() for log in out.glob("logs/*.log"))
+    assert_same(out, whole)
+
+
+def when_both_save(out: Path, do: Callable[[], None]) -> threading.Thread:
+    """A thread that does something once both runs have saved a state from now on."""
+    begun, deadline = time.time_ns(), time.monotonic() + 500
+
+    def wait_and_do() -> None:
+        while time.monotonic() < deadline:
+            states = out.glob("to_plot/*_last.pt")
+            if sum(state.stat().st_mtime_ns > begun for state in states) == 2:
+                return do()
             time.sleep(0.002)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        runner.main([str(table), "--ray", f"--out_dir={out}"])
-    finally:
-        killed.append(0)  # ends the thread
-        killer.join()
-    assert killed[0], "no worker was at work"
-    assert any("goes on" in log.read_text() for log in out.glob("logs/*.log"))
-    assert_same(out, whole)
+    thread = threading.Thread(target=wait_and_do)
+    thread.start()
+    return thread
+
+
+def kill_a_worker() -> int:
+    worker = workers()[0]
+    os.kill(worker, signal.SIGKILL)
+    return worker
 
 
 def workers() -> list[int]:
