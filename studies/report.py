@@ -65,6 +65,7 @@ class Report:
             report_settings.plan(results),
             report_settings.settings(results),
             report_settings.edges(results),
+            report_settings.rates(results),
             self._origin(),
             "## How to read it",
             report_text.METHODS.strip(),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from studies.comparisons import Comparison, Results
 from studies.markdown import code, text
+from studies.other_values import other_values
+from studies.plan import Plan
 from studies.runs_file import TrainedRun
 from studies.table import SELECT, Optimizer
+from utilities.files import ROOT
 from utilities.tables import table
 
 NONE = "-"
@@ -129,6 +133,18 @@ def _machine(run: TrainedRun, unrecorded: str) -> str:
         return unrecorded or "a machine that was not recorded"
     threads = f", {run.threads} thread{'s' * (run.threads != '1')}" if run.threads else ""
     return f"{run.processor}{threads}, torch {run.torch}"
+
+
+def rates(results: Results) -> str:
+    """A sentence on each optimizer that trains at another value than was chosen for the base."""
+    study, chosen = results.study, dict[str, float]()
+    base = study.optimizer(study.base)
+    for data in results.data:
+        for run in results.of(data, base.name)[:1]:
+            with suppress(ValueError):  # of a table that people have changed
+                chosen[data] = float(run.chosen.removeprefix(f"{base.tuned}="))
+    lines = other_values(Plan(study, ROOT, ROOT), chosen)
+    return "\n".join(f"- {text(line[0].upper() + line[1:])}." for line in lines)
 
 
 # --- what is missing ------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from studies.choice import as_table
 from studies.collect import RUNS_FILE, collected
 from studies.finished import finished
 from studies.known_runs import KnownRuns, add_known_flag
+from studies.other_values import other_values
 from studies.plan import STAGES, Job, Plan, module_of
 from studies.progression import Progression
 from studies.runs_file import write_runs
@@ -303,6 +304,8 @@ def summary(state: Progression) -> Iterator[str]:
     study, plan = state.plan.study, state.plan
     if state.choices:
         yield as_table(list(state.choices.values()), study.trials.select)
+    bases = {d: c.value for (d, name), c in state.choices.items() if name == study.base}
+    yield from (f"note: {line}" for line in other_values(plan, bases))
     for job, why in state.failed.items():
         yield f"failed: {plan.label(job)}: {why}"
     for job in state.waiting[:10]:

@@ -17,6 +17,7 @@ from tables import SMALL, write
 from studies import runner
 from studies.choice import choose
 from studies.collect import passes_a_step
+from studies.other_values import other_values
 from studies.plan import Job, Plan
 from studies.table import Optimizer, read_study
 from trainings import my_train_GCN
@@ -179,6 +180,20 @@ def test_passes_are_those_that_the_optimizer_asks_for(flags: list[str]) -> None:
 def test_a_part_of_the_batch_counts_as_that_part() -> None:
     args = my_train_GCN.parse_args(["--optimizer=SAM", "--ascent_fraction=0.25"])
     assert passes_a_step(args) == 1.25
+
+
+def test_a_rate_that_is_not_the_one_chosen_for_the_base_is_named(tmp_path: Path) -> None:
+    """By hand for two sets; what tunes its own rate, or is the base for longer, has the right."""
+    text = SMALL.replace(
+        '{ dataset = "MUTAG" }',
+        '{ dataset = "MUTAG", learning_rate = 0.03 }\n[data.NCI1]\n'
+        'flags = { dataset = "NCI1", learning_rate = 0.003 }',
+    )
+    plan = plan_of(tmp_path, text)
+    assert other_values(plan, {"MUTAG": 0.03, "NCI1": 0.003}) == []
+    (line,) = other_values(plan, {"MUTAG": 0.01, "NCI1": 0.003})
+    assert line.startswith("on MUTAG, SAM: learning_rate 0.03, where ADAM's trials chose 0.01")
+    assert other_values(plan, {}) == []
 
 
 @settings(deadline=None)

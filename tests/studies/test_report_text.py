@@ -161,6 +161,22 @@ def test_a_choice_at_the_edge_is_said(tmp_path: Path) -> None:
     ]
 
 
+def test_a_base_whose_chosen_rate_is_not_the_others_is_said(tmp_path: Path) -> None:
+    """SAM trains at the script's default of 0.01."""
+    made = rows()
+    assert report_settings.rates(analysis(tmp_path, made).results) == ""
+    for row in made:
+        if row["optimizer"].startswith("ADAM") and row["data"] == "MUTAG":
+            row["chosen"] = "learning_rate=0.03"
+    assert report_settings.rates(analysis(tmp_path, made).results) == (
+        "- On MUTAG, SAM: learning\\_rate 0.01, where ADAM's trials chose 0.03, so that the "
+        "difference to ADAM is of that too."
+    )
+    for row in made:
+        row["chosen"] = "learning_rate=many"
+    assert report_settings.rates(analysis(tmp_path, made).results) == ""
+
+
 def test_what_they_ran_on_is_said_as_recorded(tmp_path: Path) -> None:
     """Of runs that don't say it, as the table does; else that nobody recorded it."""
     made = rows(["MUTAG"])
