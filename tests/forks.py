@@ -10,12 +10,18 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import resource
+import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from utilities import cli
+from utilities.files import ROOT
 
 LIMIT = 300  # seconds after which a process counts as hanging: many, as the machine may be busy
 SCRIPTS = {name: f"trainings.my_train_{name}" for name in ("cifar", "mitbih", "GCN")}
@@ -36,6 +42,18 @@ def start(target: Callable[..., Any], *args: Any) -> BaseProcess:
 def training(name: str, argv: list[str]) -> BaseProcess:
     """Start a training script, its output dropped."""
     return start(_train, SCRIPTS[name], argv)
+
+
+def script(name: str, argv: list[str], output: Path, largest: int = 0) -> BaseProcess:
+    """Start a training script as its command line does, but for a new interpreter.
+
+    Args:
+        name: of the task.
+        argv: its flags.
+        output: file for its standard output; its errors go beside, to ``<output>.err``.
+        largest: in bytes, a file that it may write; 0 for any.
+    """
+    return start(_run_script, name, argv, output, largest)
 
 
 def end(process: BaseProcess) -> int:
@@ -90,6 +108,16 @@ def killed_after_a_save(
 def _train(script: str, argv: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     importlib.import_module(script).main(argv)
+
+
+def _run_script(name: str, argv: list[str], output: Path, largest: int) -> None:
+    for number, path in ((1, output), (2, Path(f"{output}.err"))):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = [str(ROOT / f"trainings/my_train_{name}.py"), *argv]
+    if largest:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error in place of a signal
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    cli.run(importlib.import_module(SCRIPTS[name]).main)
 
 
 def _send_result(pipe: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

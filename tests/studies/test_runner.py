@@ -8,8 +8,6 @@ import multiprocessing.forkserver
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -27,7 +25,6 @@ from studies.collect import rows
 from studies.runs_file import MACHINE
 from studies.table import read_study
 from utilities import checkpoint
-from utilities.files import ROOT
 from utilities.machine import processor
 
 BAD = SMALL.replace(
@@ -242,14 +239,14 @@ def await_files(out: Path, pattern: str, count: int) -> None:
 def test_killed_and_started_again_it_ends_as_if_never_stopped(
     carried_out, tmp_path: Path, run_here
 ) -> None:
-    """By the command line: SIGKILL in one process, SIGTERM in the next, then to the end."""
+    """SIGKILL in one process, SIGTERM in the next, then to the end."""
     table, whole = carried_out
     out = tmp_path / "out"
-    flags = [table, f"--out_dir={out}", "--jobs=2"]
-    command = [sys.executable, ROOT / "study.py", *flags]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT) as killed:
-        await_files(out, "to_plot/*_last.pt", 3)
-        killed.kill()
+    flags = [str(table), f"--out_dir={out}", "--jobs=2"]
+    killed = forks.start(study.main, flags)
+    await_files(out, "to_plot/*_last.pt", 3)
+    killed.kill()
+    assert forks.end(killed) == -signal.SIGKILL
 
     def terminate() -> None:
         await_files(out, "to_plot/*seed1_*_last.pt", 3)

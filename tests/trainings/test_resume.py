@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, Run
-from forks import LIMIT, end, killed_after_a_save, training
+from forks import LIMIT, end, killed_after_a_save, script, training
 from toy import Toy, killed_at_save, train
 
 from trainings import my_train_cifar, my_train_GCN
@@ -93,15 +93,15 @@ def test_a_signal_saves_and_says_how_to_go_on(
     number: int, data_dir: Path, tmp_path: Path, run_here: Run
 ) -> None:
     argv = flags("cifar", data_dir, tmp_path, "--optimizer=SAM", "--epochs=200")
-    command = [sys.executable, str(ROOT / "trainings/my_train_cifar.py"), *argv]
-    run = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True, bufsize=1)
-    assert run.stdout is not None
-    for line in run.stdout:
-        if line.strip().startswith("2 "):  # the second epoch is done
-            break
-    run.send_signal(number)
-    _, errors = run.communicate(timeout=LIMIT)
-    assert run.returncode == 128 + number
+    said, deadline = tmp_path / "said", time.monotonic() + LIMIT
+    run = script("cifar", argv, said)
+    while not (said.is_file() and re.search(r"^ *2 ", said.read_text(), re.MULTILINE)):
+        assert run.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)  # until the second epoch is done
+    assert run.pid is not None
+    os.kill(run.pid, number)
+    assert end(run) == 128 + number
+    errors = Path(f"{said}.err").read_text()
     assert len(errors.splitlines()) == 1
     again = shlex.split(errors.split("go on with: ")[1])
     assert again[:2] == ["python", str(ROOT / "trainings/my_train_cifar.py")]
@@ -148,14 +148,11 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_state(tmp_path: Path) -
     argv = ["--data_dir", str(tmp_path), "--out_dir", str(tmp_path), "--threads=1", "--epochs=2"]
     my_train_GCN.main(argv)
     files = {path: path.read_bytes() for path in tmp_path.glob("to_plot/*.pt")}
-    limit = "ulimit -f 8; exec"  # 8 blocks of 512 or 1,024 bytes: the history fits, a model doesn't
-    command = [sys.executable, str(ROOT / "trainings/my_train_GCN.py"), *argv, "--overwrite"]
-    done = subprocess.run(
-        ["bash", "-c", f"trap '' XFSZ; {limit} {shlex.join(command)}"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1 and ".pt" in done.stderr
+    said = tmp_path / "said"
+    run = script("GCN", [*argv, "--overwrite"], said, largest=8192)  # the history fits, no model
+    assert end(run) == 2
+    errors = Path(f"{said}.err").read_text()
+    assert len(errors.splitlines()) == 1 and ".pt" in errors
     assert all(path.read_bytes() == old for path, old in files.items())
 
 
