@@ -53,7 +53,7 @@ def repeat(train: list[str], common: list[str], folds: int) -> list[str]:
     files = []
     print(f"\n=== the same over {folds} folds")
     for fold in range(folds):
-        flags = [*train, f"--fold={fold}", f"--folds={folds}"]
+        flags = [*train, f"--fold={fold}"]
         with contextlib.redirect_stdout(io.StringIO()):
             metrics = my_train_GCN.main([*flags, *common])
         print(f"$ python trainings/my_train_GCN.py {' '.join(flags)}", end=": ")
@@ -72,7 +72,8 @@ def run_all(args: argparse.Namespace) -> None:
     for optimizer, rho in (("ADAM", 0.0), ("SAM", 0.05)):
         # A demo that is run again starts anew; the flag says so.
         train = [f"--optimizer={optimizer}", f"--rho={rho}", f"--epochs={args.epochs}"]
-        train.append("--overwrite")
+        # The first is of no fold, but has their number too, so that the others repeat it.
+        train += ["--overwrite", f"--folds={args.folds}"]
         surface = args.out_dir / "to_plot" / f"demo_GCN_{optimizer}.h5"
         files.append(str(train_and_look(args, optimizer, train, surface, folders)))
         surfaces.append(str(surface))

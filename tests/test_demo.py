@@ -16,7 +16,7 @@ from utilities.files import ROOT, locked
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The demo's folder of results and what it printed; it needs nothing but the clone."""
     out = tmp_path_factory.mktemp("demo")
-    flags = ("--epochs", 3, "--points", 5, "--probes", 2)
+    flags = ("--epochs", 3, "--points", 5, "--probes", 2, "--folds", 3)
     done = run_script("demo.py", "--out_dir", out, "--data_dir", out / "data", *flags)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
@@ -37,7 +37,7 @@ def test_demo_can_be_run_again(demo: tuple[Path, str], run_here: Run) -> None:
     from demo import main
 
     out, _ = demo
-    flags = ("--epochs", 3, "--points", 5, "--probes", 2)
+    flags = ("--epochs", 2, "--points", 4, "--probes", 1, "--folds", 3)  # other results than before
     done = run_here(main, "--out_dir", out, "--data_dir", out / "data", *flags)
     assert done.returncode == 0, done.stderr
 

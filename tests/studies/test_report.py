@@ -43,20 +43,6 @@ from utilities.pictures import SMALL_DPI, line_style, small_png
 
 
 # --- files ----------------------------------------------------------------------------------------
-def test_names_from_files_are_text_and_break_no_table(tmp_path: Path, run_here: Run) -> None:
-    write(tmp_path, rows())
-    made = run_here(report.main, *words(tmp_path, tmp_path / "out"))
-    assert made.returncode == 0, made.stderr
-    markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
-    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
-        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()]
-        assert len(set(bars)) == 1, lines
-    shown = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
-    assert "default-src 'none'" in shown
-    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
-
-
 def words(folder: Path, output: Path) -> list[str]:
     """The command line of a report on the made table in ``folder``."""
     files = ["--runs", str(folder / "runs.csv"), "--out_dir", str(folder)]
@@ -81,6 +67,17 @@ def reported(study: Path) -> Path:
     output = study / "report"
     report.main(words(study, output))
     return output
+
+
+def test_names_from_files_are_text_and_break_no_table(reported: Path) -> None:
+    markdown = (reported / "report.md").read_text("utf-8")
+    for lines in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()]
+        assert len(set(bars)) == 1, lines
+    shown = (reported / "report.html").read_text("utf-8")
+    assert "<i>" not in shown and "A | B &lt;i&gt;" in shown
+    assert "default-src 'none'" in shown
+    assert not re.search(r"(src|href)=\"(?!data:image/png;base64,)", shown)
 
 
 def test_files_are_small_and_no_others_are_there(reported: Path) -> None:
@@ -161,6 +158,11 @@ def report_of(folder: Path, output: Path) -> str:
     return (output / "report.md").read_text("utf-8").replace("\\", "")
 
 
+def files_of(folder: Path) -> MinimaFiles:
+    results = Results(read_study(folder / "small.toml"), read_runs(folder / "runs.csv"))
+    return MinimaFiles(results, folder)
+
+
 def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
     text = report_of(real, tmp_path)
     for kind in ("curves", "surfaces", "spectra", "along_training", "beside"):
@@ -189,8 +191,7 @@ def test_two_minima_are_beside_each_other_as_compare_draws_them(
     drawn: list[Figure] = []
     whole = compare.draw
     monkeypatch.setattr(compare, "draw", lambda *args: drawn.append(whole(*args)) or drawn[-1])
-    study, runs = read_study(real / "small.toml"), read_runs(real / "runs.csv")
-    made = beside(MinimaFiles(Results(study, runs), real), "MUTAG", ("ADAM", "SAM"))
+    made = beside(files_of(real), "MUTAG", ("ADAM", "SAM"))
     assert made is not None and (made.which, made.runs) == ("seed 1, fold 0", [1, 1])
     files = [str(next((real / "to_plot").glob(f"*_{o}_*_seed1.pt"))) for o in ("ADAM", "SAM")]
     flags = ["--model_files", *files, "--along", "--repetitions", *files, f"--out_dir={real}"]
@@ -219,9 +220,9 @@ def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path:
     assert f"{surface.name} is of another checkpoint than the one that is there" in text
     assert "`model_GCN_ADAM_rho0.0_TINY_fold0_seed1.h5`" in text and f"`{surface.name}`" not in text
     best.write_bytes(best.read_bytes()[:-1])
-    text = report_of(folder, tmp_path / "two")
-    assert f"{best.name} has changed since the table of runs was written" in text
-    assert "`GCN_ADAM_seed1_TINY_fold0.json`" in text and "GCN_SAM_seed1" not in text
+    files = files_of(folder)
+    assert list(files.spectra("MUTAG")) == ["ADAM"]
+    assert files.notes == [f"to_plot/{best.name} has changed since the table of runs was written"]
 
 
 def test_a_training_run_once_more_that_ended_otherwise_is_left_out(
@@ -233,12 +234,14 @@ def test_a_training_run_once_more_that_ended_otherwise_is_left_out(
     again = folder / "kept_epochs" / "to_plot" / best.name
     again.parent.mkdir(parents=True)
     shutil.copy(best, again)
-    assert "run once more" not in report_of(folder, tmp_path / "same")
+    assert list(files_of(folder).along_training("MUTAG")) == ["ADAM", "SAM"]
     content = checkpoint.load(best)
     content["state_dict"]["classifier.bias"] += 1
     checkpoint.save(again, content)
-    text = report_of(folder, tmp_path / "other")
-    assert f"{again.relative_to(folder)}, run once more to keep epochs, has other weights" in text
+    files = files_of(folder)
+    assert list(files.along_training("MUTAG")) == ["ADAM"]
+    (note,) = files.notes
+    assert note.startswith(f"{again.relative_to(folder)}, run once more to keep epochs, has other")
 
 
 def test_edges_of_stability_are_drawn_where_they_are_near() -> None:
