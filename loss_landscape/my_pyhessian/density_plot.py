@@ -73,7 +73,12 @@ def _taken(spectrum: Spectrum) -> dict[str, Any]:
     """How a spectrum was taken, by flag."""
     given = spectrum.record.get("arguments", {})
     said = {key: given.get(key, value) for key, value in SETTINGS.items()}
-    return {**said, "dataset": spectrum.record.get("dataset")}
+    return {**said, "bn": bn_of(spectrum), "dataset": spectrum.record.get("dataset")}
+
+
+def bn_of(spectrum: Spectrum) -> str:
+    """Which statistics batch norm took, as ``--bn`` says it; older files took the checkpoint's."""
+    return str(spectrum.record.get("bn", "eval"))
 
 
 def matrix_of(spectrum: Spectrum) -> str:
@@ -158,7 +163,12 @@ def described(spectra: Sequence[Spectrum], kernel: Kernel) -> str:
     probes = sorted({len(s.nodes) for s in spectra})
     among = f"{probes[0]}" if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
     of = f"band: {100 * CONFIDENCE:.0f} % over {among} probes; " if probes[-1] > 1 else ""
-    return f"{of}ticks: Ritz values; smoothed with {kernel}"
+    return f"{normalised(spectra[0])}{of}ticks: Ritz values; smoothed with {kernel}"
+
+
+def normalised(spectrum: Spectrum) -> str:
+    """A line on batch norm for a title, where it isn't in eval mode."""
+    return "" if bn_of(spectrum) == "eval" else f"batch norm: {bn_of(spectrum)}\n"
 
 
 def draw_density(
@@ -258,10 +268,13 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
     ticks = [f"{name} ({size:,})" for name, size in zip(names, parameters, strict=True)]
     panels[0].set_yticks(np.arange(len(names)), ticks)
     panels[0].invert_yaxis()  # the first layer on top
+    heading = normalised(spectra[0]).strip()
     if len(tables) > 1:
         panels[1].legend(fontsize=8)
     else:
-        figure.suptitle(labels[0], fontsize=10)
+        heading = "\n".join(filter(None, (labels[0], heading)))
+    if heading:
+        figure.suptitle(heading, fontsize=10)
 
 
 def layers_of(spectrum: Spectrum, label: str) -> list[dict[str, Any]]:
