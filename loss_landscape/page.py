@@ -50,10 +50,14 @@ body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1500px
 .surfaces {display: flex; flex-wrap: wrap; gap: 1rem}
 figure {margin: 0; flex: 1 1 420px; min-width: 0}
 figcaption, th {font-weight: 600}
-table {border-collapse: collapse; margin: 1rem 0}
+table {border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto}
 td, th {border-bottom: 1px solid #ccc; padding: .3rem .8rem; text-align: right}
 td:first-child, th:first-child {text-align: left}
+td, .minima th {overflow-wrap: normal}
+.minima td:first-child {overflow-wrap: anywhere}
 .sharpness :is(td, th):last-child {text-align: left}
+.sharpness td:not(:last-child) {white-space: nowrap}
+.sharpness td:last-child {min-width: 16rem}
 .sharpness td[title] {cursor: help}
 caption {text-align: left}
 """
