@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from loss_landscape.my_pyhessian.lanczos import (
@@ -21,6 +20,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     Matvec,
     Tick,
     no_tick,
+    nothing_larger_is_hidden,
     without_autocast,
 )
 from loss_landscape.my_pyhessian.stochastic import rademacher
@@ -30,8 +30,6 @@ from utilities.runs import refuse_other
 ENDING = "_sharpness_epochs.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
 SPACE = 40  # vectors that Lanczos holds before it restarts
-MARGIN = 0.01  # of the largest magnitude: how much larger one is that must not stay unseen
-MISSED = 0.01  # chance that it does, over the random vector
 NUMBERS = ("lambda_max", "residual", "gradient_norm", "products")
 Row = dict[str, Any]
 
@@ -48,10 +46,9 @@ def largest_eigenvalue(
     """The largest eigenvalue by Lanczos from a random vector, which is known to be the largest.
 
     A small residual says that there is an eigenvalue, not that none is larger. So Lanczos goes on
-    until one that is larger by ``MARGIN`` would have been seen, but for a chance of ``MISSED``;
-    none need be found for that, see ``hidden_share``. Of spectra so dense that it restarts before,
-    the residual alone decides. To begin with the eigenvectors of the epoch before saves nothing
-    then: what takes the products is to see that there is no other.
+    until one that is larger would have been seen; see ``nothing_larger_is_hidden``. Of spectra so
+    dense that it restarts before, the residual alone decides. To begin with the eigenvectors of the
+    epoch before saves nothing then: what takes the products is to see that there is no other.
 
     Args:
         matvec: product with the symmetric matrix.
@@ -68,18 +65,15 @@ def largest_eigenvalue(
     Raises:
         ValueError: a product is not finite.
     """
-    dim = template.numel()
-    start = rademacher(dim, template, torch.Generator().manual_seed(seed))
-    least = float(stats.chi2.ppf(MISSED, 1)) / dim
+    generator = torch.Generator().manual_seed(seed)
+    start = rademacher(template.numel(), template, generator)
     space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
     restarted = False
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
-        scale = np.abs(values).max()
-        seen = space.is_whole or restarted
-        seen = seen or hidden_share(space, values[-1] + MARGIN * scale) <= least
-        converged = bool(seen and residuals[-1] <= tol * scale)
+        seen = restarted or nothing_larger_is_hidden(space, values)
+        converged = bool(seen and residuals[-1] <= tol * np.abs(values).max())
         if converged or space.is_whole or not space.beta:
             break
         if space.n == space.size and products < max_products:
@@ -91,28 +85,6 @@ def largest_eigenvalue(
         "converged": converged,
         "products": products,
     }
-
-
-def hidden_share(space: KrylovSpace, value: float) -> float:
-    """Most that a search's first vector can have of eigenvectors at ``value`` or above, squared.
-
-    That is Christoffel's function of the measure whose moments the products tell (Szego 1975,
-    section 3.41): 1 over the sum of its squared orthonormal polynomials at ``value``, which grow
-    the faster the farther that is above the bulk of what was seen. A random unit vector has
-    chi-squared / dim of an eigenvector, with one degree of freedom.
-
-    Args:
-        space: not restarted.
-        value: above all Ritz values.
-    """
-    t = space.projected[: space.n, : space.n]
-    before, now, total, last = 0.0, 1.0, 1.0, 0.0
-    for centre, step in zip(t.diagonal(), [*t.diagonal(1), space.beta], strict=True):
-        if not step:
-            return 0.0
-        before, now, last = now, ((value - centre) * now - last * before) / step, step
-        total += now**2
-    return 1 / total
 
 
 @dataclass

@@ -15,11 +15,10 @@ from loss_landscape.edges import momentum_edge, sam_edge
 from loss_landscape.epoch_sharpness import (
     ENDING,
     EpochsFile,
-    hidden_share,
     largest_eigenvalue,
     read_epochs,
 )
-from loss_landscape.my_pyhessian.lanczos import KrylovSpace
+from loss_landscape.my_pyhessian.lanczos import KrylovSpace, hidden_share
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from sam import SAM
 from utilities import files
