@@ -81,7 +81,8 @@ def run_all(args: argparse.Namespace) -> None:
     picture = args.out_dir / "plots" / PICTURE
     page = picture.with_suffix(".html")
     flags = ["--model_files", *files, "--surf_files", *surfaces]
-    flags += ["--along", "--repetitions", *repeated, f"--output={picture}", f"--html={page}"]
+    flags += ["--along", "--sharpness", "--repetitions", *repeated]
+    flags += [f"--output={picture}", f"--html={page}"]
     step("compare", compare, flags, results)
     print(f"demo done in {time.monotonic() - started:.0f} s: look at {picture} and {page}")
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loss_landscape import sharpness_table
 from loss_landscape.epoch_sharpness import Row, epochs_path, read_epochs
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
@@ -32,6 +33,7 @@ from loss_landscape.page import (
     along_figure,
     layers_figure,
     page,
+    page_path,
     spectra_figure,
     surface_figure,
 )
@@ -53,11 +55,12 @@ from loss_landscape.repetitions import (
     read_repetitions,
 )
 from loss_landscape.scale import Scale, make_scale
+from loss_landscape.sharpness_table import read_sharpness_of
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different, settings
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
-from utilities.files import ROOT, atomic_write, sha256_of, target
+from utilities.files import ROOT, atomic_write, sha256_of
 from utilities.pictures import line_style, picture_path, save_picture
 from utilities.runs import Run, differing, run_settings
 
@@ -82,6 +85,7 @@ class Minimum:
         content: the checkpoint's; of a user's own model ``model`` and ``model_args`` alone.
         surface: computed from it.
         spectrum: computed from it, or None where none is shown.
+        stem: of the spectrum's name.
         numbers: its ``METRICS``, unless it is of a user's own model, whose file has none, and the
             ``CURVATURE`` of its spectrum.
     """
@@ -90,6 +94,7 @@ class Minimum:
     content: dict[str, Any]
     surface: Surface
     spectrum: Spectrum | None
+    stem: Path
     numbers: dict[str, float]
 
 
@@ -127,7 +132,7 @@ def read_minimum(
     numbers = {n: _number(content["metrics"], n, f"{model_file}, metrics") for n in names}
     if spectrum is not None:
         numbers |= {n: _number(spectrum.record, n, f"{stem}.json") for n in CURVATURE}
-    return Minimum(title(surface) or model_file.stem, content, surface, spectrum, numbers)
+    return Minimum(title(surface) or model_file.stem, content, surface, spectrum, stem, numbers)
 
 
 def _number(values: dict[str, Any], name: str, where: str) -> float:
@@ -143,7 +148,7 @@ def _number(values: dict[str, Any], name: str, where: str) -> float:
     return float(value)
 
 
-def read_epochs_of(minimum: Minimum, out_dir: Path) -> dict[int, Row]:
+def read_epochs_of(minimum: Minimum) -> dict[int, Row]:
     """What plot_sharpness.py measured at the epochs that the minimum's training kept.
 
     Raises:
@@ -152,8 +157,7 @@ def read_epochs_of(minimum: Minimum, out_dir: Path) -> dict[int, Row]:
     """
     if "train_args" not in minimum.content:
         raise ValueError("--along: takes runs of this project's trainings, not others' models")
-    stem = Run.from_checkpoint(minimum.content, out_dir).spectrum
-    path = epochs_path(stem)
+    path = epochs_path(minimum.stem)
     if not path.exists():
         raise FileNotFoundError(f"{path}: not there; loss_landscape/plot_sharpness.py writes it")
     said, rows = read_epochs(path)
@@ -270,22 +274,6 @@ def table(minima: Sequence[Minimum]) -> Table:
     return result
 
 
-def page_path(text: str) -> Path:
-    """The path of a page, as argparse's ``type`` of ``--html``.
-
-    Raises:
-        argparse.ArgumentTypeError: it doesn't end in .html, or is a folder's.
-    """
-    path = Path(text)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise argparse.ArgumentTypeError(f"{text}: no page's name; end it in .html")
-    try:
-        target(path)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return path
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
@@ -317,12 +305,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=False,
         help="show the largest eigenvalue along the trainings, too, as plot_sharpness.py wrote it",
     )
+    parser.add_argument(
+        "--sharpness",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="show the measures of sharpness on the page, too, as sharpness.py wrote them",
+    )
     add_scale_flags(parser)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
     )
     args = parser.parse_args(argv)
     check_scale_flags(args)
+    if args.sharpness and not args.html:
+        raise ValueError("--sharpness: is a table on the page; name that too, with --html")
     if args.html and len(args.model_files) > MOST_SCENES:
         raise ValueError(
             f"--html: {len(args.model_files)} surfaces; a browser turns {MOST_SCENES} at a time, "
@@ -348,7 +344,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     if spectra:
         density_plot.refuse_different([f"spectrum of {file}" for file in args.model_files], spectra)
-    along = [read_epochs_of(m, args.out_dir) for m in minima] if args.along else []
+    along = [read_epochs_of(m) for m in minima] if args.along else []
+    measured = []
+    if args.sharpness:
+        pairs = zip(minima, args.model_files, strict=True)
+        measured = [read_sharpness_of(m.stem, file) for m, file in pairs]
+        sharpness_table.refuse_different([f"sharpness of {f}" for f in args.model_files], measured)
     values = [grid(m.surface, args.surf_name).filled(np.nan) for m in minima]
     scale = make_scale(values, args.vmin, args.vmax, args.vlevel, args.log)
     figure = draw(minima, args.surf_name, scale, repeated, along)
@@ -356,7 +357,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if args.html:
         said = difference(repeated, [m.label for m in minima]) if repeated else ""
         caption = f"{CAPTION}. {said}" if said else CAPTION
-        written.append(write_page(minima, args.surf_name, scale, args.html, caption, along))
+        extra = (caption, along, measured)
+        written.append(write_page(minima, args.surf_name, scale, args.html, *extra))
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table(minima))
@@ -371,6 +373,7 @@ def write_page(
     path: Path,
     caption: str = CAPTION,
     along: Sequence[dict[int, Row]] = (),
+    measured: Sequence[dict[str, Any]] = (),
 ) -> Path:
     """Write the interactive page of ``--html``; return its path."""
     surfaces = [surface_figure(m.surface, name, scale, NAMES.get(name, name)) for m in minima]
@@ -385,6 +388,7 @@ def write_page(
         caption,
         layers_figure(spectra, labels) if spectra else None,
         along_figure(along, apart(labels)) if along else None,
+        sharpness_table.sharpness_table(measured, labels) if measured else "",
     )
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

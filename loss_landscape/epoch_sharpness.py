@@ -1,13 +1,12 @@
 """The largest eigenvalue at the epochs that a run kept, and its file.
 
-``Eigenvalues/<name>_<optimizer>_sharpness_epochs.json`` holds a row an epoch; ``...vectors.npz``
-beside it what the next epoch begins from, so that a run that was killed ends with the same bits.
+``Eigenvalues/<name>_<optimizer>_sharpness_epochs.json`` holds a row an epoch. Each epoch is
+measured by itself, so that a run that was killed ends with the same bits.
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     Matvec,
     Tick,
     no_tick,
+    nothing_larger_is_hidden,
     without_autocast,
 )
 from loss_landscape.my_pyhessian.stochastic import rademacher
@@ -30,34 +30,29 @@ from utilities.runs import refuse_other
 
 ENDING = "_sharpness_epochs.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
-FOLLOWED = 3  # eigenvectors, so that one that overtakes the first is seen
 SPACE = 40  # vectors that Lanczos holds before it restarts
-RANDOM = 0.1  # length of the random part of a start over that of the eigenvectors' sum
 NUMBERS = ("lambda_max", "residual", "gradient_norm", "products")
 Row = dict[str, Any]
 
 
 @without_autocast
-def follow(
+def largest_eigenvalue(
     matvec: Matvec,
-    earlier: Tensor | None,
     template: Tensor,
     max_products: int = 160,
     tol: float = 1e-3,
     seed: int = 0,
     tick: Tick = no_tick,
-) -> tuple[Row, Tensor]:
-    """The largest eigenvalue of a matrix that has changed a little, and where to begin next time.
+) -> Row:
+    """The largest eigenvalue by Lanczos from a random vector, which is known to be the largest.
 
-    Lanczos begins from the sum of the three best Ritz vectors of the matrix before. From the one
-    eigenvector alone it would find that one again though another had grown larger; so three are
-    followed, one product more than that is made at least, and a random vector is added, by which
-    one from below all three comes in, at once or later. One that overtakes by a few percent can
-    stay unseen until it is larger by more: what is found is an eigenvalue, not always the first.
+    A small residual says that there is an eigenvalue, not that none is larger. So Lanczos goes on
+    until one that is larger would have been seen; see ``nothing_larger_is_hidden``. Of spectra so
+    dense that it restarts before, the residual alone decides. To begin with the eigenvectors of the
+    epoch before saves nothing then: what takes the products is to see that there is no other.
 
     Args:
         matvec: product with the symmetric matrix.
-        earlier: (k, P), what this gave for the matrix before; None begins with a random vector.
         template: (P,), for size, type and device.
         max_products: where to stop at the latest.
         tol: residual over the largest magnitude at which the eigenvalue is known.
@@ -65,33 +60,32 @@ def follow(
         tick: called after each product.
 
     Returns:
-        Values by name, and Ritz vectors (k, P).
+        Values by name. ``converged`` says that the residual is small enough, and that nothing
+        larger was left to be seen.
 
     Raises:
         ValueError: a product is not finite.
     """
-    start = rademacher(template.numel(), template, torch.Generator().manual_seed(seed))
-    if earlier is not None:
-        length = RANDOM * (len(earlier) / template.numel()) ** 0.5
-        start = earlier.to(template).sum(dim=0) + length * start
+    generator = torch.Generator().manual_seed(seed)
+    start = rademacher(template.numel(), template, generator)
     space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
+    restarted = False
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
-        converged = bool(residuals[-1] <= tol * np.abs(values).max())
-        if (converged and products > FOLLOWED) or space.is_whole or not space.beta:
+        seen = restarted or nothing_larger_is_hidden(space, values)
+        converged = bool(seen and residuals[-1] <= tol * np.abs(values).max())
+        if converged or space.is_whole or not space.beta:
             break
         if space.n == space.size and products < max_products:
-            kept = max(space.size // 2, 1)
+            kept, restarted = max(space.size // 2, 1), True
             space.restart(vectors[:, -kept:], values[-kept:])
-    row = {
+    return {
         "lambda_max": float(values[-1]),
         "residual": float(residuals[-1]),
         "converged": converged,
         "products": products,
     }
-    best = torch.as_tensor(vectors[:, -FOLLOWED:].T.copy()).to(space.basis)
-    return row, best @ space.basis
 
 
 @dataclass
@@ -102,14 +96,12 @@ class EpochsFile:
         path: the .json; its lock must be held.
         settings: of the run and of what is measured, which all rows share.
         rows: by epoch.
-        vectors: (k, P), eigenvectors at the last of them; None if they aren't there.
         edge: of stability, once all epochs are measured.
     """
 
     path: Path
     settings: dict[str, Any]
     rows: dict[int, Row]
-    vectors: np.ndarray | None = None
     edge: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -119,38 +111,21 @@ class EpochsFile:
         Raises:
             ValueError: it is damaged, or of another run or other settings.
         """
-        file = cls(path, settings, {})
         if overwrite:
-            for old in (file.vectors_path, path):  # which else would be taken for these rows'
-                old.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # which else would be taken for these rows'
         if not path.exists():
-            file.vectors_path.unlink(missing_ok=True)
-            return file
-        old_settings, file.rows = read_epochs(path)
+            return cls(path, settings, {})
+        old_settings, rows = read_epochs(path)
         refuse_other(path, old_settings, settings, "sharpness", REMEDY)
-        file._read_vectors()
-        return file
+        return cls(path, settings, rows)
 
-    @property
-    def vectors_path(self) -> Path:
-        return self.path.with_name(f"{self.path.stem}_vectors.npz")
-
-    def start_for(self, epoch: int) -> Tensor | None:
-        """The eigenvectors to begin with: those of the last epoch there, if it is earlier."""
-        known = self.vectors is not None and max(self.rows) < epoch
-        return torch.from_numpy(self.vectors) if known else None
-
-    def add(self, epoch: int, row: Row, vectors: Tensor) -> None:
-        """Write an epoch: first its eigenvectors with the row, then all rows.
+    def add(self, epoch: int, row: Row) -> None:
+        """Write an epoch's row, with all others.
 
         Raises:
             OSError: it can't be written.
         """
         self.rows[epoch] = row
-        if epoch == max(self.rows):
-            self.vectors = vectors.cpu().numpy()
-            with atomic_write(self.vectors_path) as part:
-                np.savez(part, row=np.array(json.dumps([epoch, row])), vectors=self.vectors)
         self._write()
 
     def add_edge(self, formula: str, why: Sequence[str], values: Mapping[int, float]) -> None:
@@ -169,22 +144,6 @@ class EpochsFile:
         with atomic_write(self.path) as part:
             text = json.dumps(content, indent=1, allow_nan=False)
             part.write_text(text + "\n", encoding="utf-8")
-
-    def _read_vectors(self) -> None:
-        """Take the eigenvectors, and the row that a kill may have left beside them alone."""
-        if not self.vectors_path.exists():
-            return
-        try:
-            with np.load(self.vectors_path, allow_pickle=False) as arrays:
-                epoch, row = json.loads(str(arrays["row"]))
-                vectors = arrays["vectors"]
-        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.vectors_path}: damaged; remove it") from error
-        if epoch > max(self.rows):
-            self.rows[epoch] = row
-            self._write()
-        if epoch == max(self.rows) and self.rows[epoch] == row:
-            self.vectors = vectors
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loss_landscape.batch_norm import EVAL, Statistics
 from loss_landscape.evaluation import moved
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.operators import Criterion
@@ -24,13 +25,21 @@ class NearbyLoss:
         model: its parameters that require a gradient are the weights.
         criterion: (outputs, targets) -> one value a sample, (batch,).
         forward: (model, batch) -> (outputs, targets).
+        statistics: which ones batch norm takes, at all weights; the model's own if not given.
 
     Attributes:
         weights: (P,), w in the order of ``model.parameters()``, detached.
         losses, gradients: of how many samples they were taken so far.
     """
 
-    def __init__(self, model: nn.Module, criterion: Criterion, forward: Forward) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        forward: Forward,
+        statistics: Statistics = EVAL,
+    ) -> None:
+        self.statistics = statistics
         self.model, self.criterion, self.forward = model, criterion, forward
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.weights = torch.cat([p.detach().flatten() for p in self.params])
@@ -80,6 +89,7 @@ class NearbyLoss:
                 torch.inference_mode(False),
                 torch.autocast(device, enabled=False),
                 moved(tensors, [moves], [1.0]),
+                self.statistics(self.model),
             ):
                 yield
         finally:

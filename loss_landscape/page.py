@@ -6,8 +6,10 @@ each name from a file is text, never markup.
 
 from __future__ import annotations
 
+import argparse
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -32,6 +34,7 @@ from loss_landscape.my_pyhessian.density_plot import (
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.scale import LARGEST, Scale, plain_numbers
 from loss_landscape.surface_file import ACCURACY, Surface
+from utilities.files import target
 from utilities.pictures import COLOURS, HEIGHTS, MARK
 
 MOST_SCENES = 12  # browsers end the oldest of more than 16 drawings in 3D
@@ -47,9 +50,16 @@ body {font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1500px
 .surfaces {display: flex; flex-wrap: wrap; gap: 1rem}
 figure {margin: 0; flex: 1 1 420px; min-width: 0}
 figcaption, th {font-weight: 600}
-table {border-collapse: collapse; margin: 1rem 0}
+table {border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto}
 td, th {border-bottom: 1px solid #ccc; padding: .3rem .8rem; text-align: right}
 td:first-child, th:first-child {text-align: left}
+td, .minima th {overflow-wrap: normal}
+.minima td:first-child {overflow-wrap: anywhere}
+.sharpness :is(td, th):last-child {text-align: left}
+.sharpness td:not(:last-child) {white-space: nowrap}
+.sharpness td:last-child {min-width: 16rem}
+.sharpness td[title] {cursor: help}
+caption {text-align: left}
 """
 # Turning one surface turns the others, so that all are seen from one side.
 TURN_ALL = """
@@ -66,6 +76,22 @@ surfaces.forEach(one => one.on('plotly_relayout', change => {
 }));
 """
 CONFIG = {"displaylogo": False, "responsive": True}
+
+
+def page_path(text: str) -> Path:
+    """The path of a page, as argparse's ``type`` of ``--html``.
+
+    Raises:
+        argparse.ArgumentTypeError: it doesn't end in .html, or is a folder's.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text}: no page's name; end it in .html")
+    try:
+        target(path)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.Figure:
@@ -200,7 +226,10 @@ def spectra_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Fig
             "range": [np.log10(floor * 0.4 ** (len(spectra) + 1)), np.log10(2 * top)],
             "title": {"text": "spectral density"},
         },
-        title={"text": described(spectra, kernel), "font": {"size": 13}},
+        title={
+            "text": described(spectra, kernel).replace("\n", "; "),
+            "font": {"size": 13},
+        },
         margin={"t": 40},
         height=460,
         legend={"x": 0.99, "xanchor": "right", "y": 0.95},
@@ -268,6 +297,7 @@ def page(
     caption: str,
     layers: go.Figure | None = None,
     along: go.Figure | None = None,
+    sharpness: str = "",
 ) -> str:
     """The whole page.
 
@@ -279,6 +309,7 @@ def page(
         caption: of the table.
         layers: below the spectra, or None.
         along: below the layers, or None.
+        sharpness: a table in HTML, below the other one; see sharpness_table.py.
     """
     figures = []
     for i, (label, figure) in enumerate(surfaces):
@@ -296,8 +327,9 @@ def page(
         "" if spectra is None else _div("spectra", spectra),
         "" if layers is None else _div("layers", layers),
         "" if along is None else _div("along", along),
-        f"<table><caption>{html.escape(caption)}</caption>",
+        f'<table class="minima"><caption>{html.escape(caption)}</caption>',
         "".join(f"<tr>{row}</tr>" for row in cells) + "</table>",
+        sharpness,
         f"<script>{TURN_ALL}</script>",
     ]
     return (

@@ -26,7 +26,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from loss_landscape.edges import Edge, edge_of, rates
-from loss_landscape.epoch_sharpness import ENDING, REMEDY, EpochsFile, Row, epochs_path, follow
+from loss_landscape.epoch_sharpness import (
+    ENDING,
+    REMEDY,
+    EpochsFile,
+    Row,
+    epochs_path,
+    largest_eigenvalue,
+)
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.own_model import is_own
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -199,14 +206,15 @@ def _measure_missing(
             restored.model.load_state_dict(restored.read_weights(path))
             # A new one sees that the loss is finite at these weights.
             operator = HessianOperator(restored.model, restored.loss, batches, restored.forward)
-            how = (operator.flat, args.max_steps, args.tol, args.seed)
-            row, vectors = follow(operator, file.start_for(epoch), *how)
+            # Another random vector each time: what one has nothing of, the next one sees.
+            how = (operator.flat, args.max_steps, args.tol, args.seed + epoch)
+            row = largest_eigenvalue(operator, *how)
             row |= {
                 "gradient_norm": float(operator.gradient().double().norm()),
                 "checkpoint_sha256": digests[epoch],
                 "samples": operator.samples,
             }
-            file.add(epoch, row, vectors)
+            file.add(epoch, row)
             progress.update()
 
 
@@ -268,7 +276,9 @@ def summary(curve: Curve) -> list[str]:
     ]
     rough = [str(epoch) for epoch, row in curve.rows.items() if not row["converged"]]
     if rough:
-        lines.append(f"not within --tol after --max_steps at epochs {', '.join(rough)}")
+        lines.append(
+            f"not known within --tol, or not to be the largest, at epochs {', '.join(rough)}"
+        )
     return [*lines, *(f"note: {why}" for why in curve.edge.why)]
 
 

@@ -6,7 +6,7 @@ r"""Measures of sharpness at a checkpoint, with their errors: a table, and a fil
 
 writes ``Eigenvalues/<name>_<optimizer>_sharpness.json``. Measures that are there already under the
 same settings are not taken again. What each of them is, says ``sharpness_measures.py``; all are of
-the training's loss in eval mode.
+the training's loss with dropout off, and batch norm in eval mode unless ``--bn`` says otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from loss_landscape.batch_norm import add_bn_flag, asked_statistics, said
 from loss_landscape.losses import logits_of
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.lanczos import Eigenpairs
@@ -59,24 +60,37 @@ class Kind(NamedTuple):
     Attributes:
         unit: of the value; w is a weight's.
         error_of: what is drawn at random, of which another draw would give another value.
+        definition: with H the Hessian of the mean loss L, L_S the mean over a subset of m samples
+            and w the weights; the rest are flags.
     """
 
     unit: str
     error_of: str
+    definition: str
 
 
 SUBSETS = "samples, by subsets of m"
+DRAWN = "mean of L_S(w + d) - L_S(w), d normal with deviation average_rho"
+WORST = "largest L_S(w + d) - L_S(w) found, |d"
 KINDS = {
-    "lambda_max": Kind("loss / w^2", ""),
-    "lambda_max_over_lambda_5": Kind("1", ""),
-    "trace": Kind("loss / w^2", "random vectors"),
-    "frobenius_norm": Kind("loss / w^2", "random vectors"),
-    "epsilon_sharpness": Kind("%", ""),
-    "average_case_adaptive": Kind("loss", f"{SUBSETS}, and draws"),
-    "worst_case_adaptive": Kind("loss", SUBSETS),
-    "average_case": Kind("loss", f"{SUBSETS}, and draws"),
-    "worst_case": Kind("loss", SUBSETS),
-    "m_sharpness": Kind("loss", SUBSETS),
+    "lambda_max": Kind("loss / w^2", "", "largest eigenvalue of H"),
+    "lambda_max_over_lambda_5": Kind("1", "", "largest eigenvalue of H over the fifth largest"),
+    "trace": Kind("loss / w^2", "random vectors", "sum of H's eigenvalues"),
+    "frobenius_norm": Kind(
+        "loss / w^2", "random vectors", "root of the sum of H's squared eigenvalues"
+    ),
+    "epsilon_sharpness": Kind(
+        "%",
+        "",
+        "100 (L(w + d) - L(w)) / (1 + L(w)), the largest found, |d_i| <= epsilon (|w_i| + 1)",
+    ),
+    "average_case_adaptive": Kind("loss", f"{SUBSETS}, and draws", f"{DRAWN} |w|"),
+    "worst_case_adaptive": Kind("loss", SUBSETS, f"{WORST} / w| <= worst_rho in worst_norm"),
+    "average_case": Kind("loss", f"{SUBSETS}, and draws", DRAWN),
+    "worst_case": Kind("loss", SUBSETS, f"{WORST}| <= worst_rho in worst_norm"),
+    "m_sharpness": Kind(
+        "loss", SUBSETS, "L_S(w + rho g / |g|) - L_S(w), g the gradient of L_S at w"
+    ),
 }
 
 
@@ -101,15 +115,20 @@ class Measurement:
         model = restored.model
         forward = _normalised(restored) if args.normalise_logits else restored.forward
         self.batches = restored.batches(args.split, args.samples, args.batch_size)
+        statistics = asked_statistics(args, restored, self.batches)
         # Which sees that the loss is finite, not random and not half precise.
-        self.operator = HessianOperator(model, restored.loss, self.batches, forward)
-        self.loss = NearbyLoss(model, restored.loss, forward)
+        how: dict[str, Any] = {"forward": forward, "statistics": statistics}
+        self.operator = HessianOperator(model, restored.loss, self.batches, **how)
+        self.loss = NearbyLoss(model, restored.loss, **how)
         samples = self.operator.samples
         self.m = args.m or min(M, samples)
         if self.m > samples:
             raise ValueError(f"--m {self.m}: there are {samples} samples; take fewer")
+        if self.m < 2 and args.bn == "batch":
+            raise ValueError("--m 1: one sample has no statistics for --bn batch; take more")
         parts = restored.batches(args.split, args.samples, self.m)
-        self.subsets = [[part] for part in parts if len(self.loss.values([part])) == self.m]
+        counted = NearbyLoss(model, restored.loss, forward)  # takes a last part of one sample too
+        self.subsets = [[part] for part in parts if len(counted.values([part])) == self.m]
         if not self.subsets:
             raise ValueError(
                 f"--m {self.m}: no batch has as many samples, and these are not cut; name the "
@@ -211,6 +230,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("measures")
     group.add_argument("--measures", nargs="+", choices=list(KINDS), default=list(KINDS))
     group.add_argument("--split", choices=["train", "val", "test"], default="train")
+    add_bn_flag(group)
     group.add_argument(
         "--m", type=positive_int, help=f"samples a subset (default: {M}, or all if there are fewer)"
     )
@@ -303,7 +323,7 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         record["arguments"] = {k: v for k, v in vars(args).items() if k not in UNRECORDED}
         record["arguments"] |= {"loss_name": restored.loss_name, **restored.digests}
         record |= {"samples": at.operator.samples, "parameters": len(at.absolute)}
-        record |= {"m": at.m, "subsets": len(at.subsets)}
+        record |= {"m": at.m, "subsets": len(at.subsets), "bn": said(args)}
         record["measures"] = {} if args.overwrite else known_measures(path, record)
         if at.left_out:
             print(
@@ -320,17 +340,21 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
 
 def tables(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """One checkpoint's measures with what they are; of several checkpoints a row each."""
+    normalised = "" if records[0]["bn"] == "eval" else f"; batch norm: {records[0]['bn']}"
     if len(records) > 1:
-        rows = [[r["title"], *(value(r["measures"][name]) for name in names)] for r in records]
+        rows = [
+            [r["title"] + normalised, *(value(r["measures"][name]) for name in names)]
+            for r in records
+        ]
         return [table(["checkpoint", *names], rows)]
     rows = []
     for name in names:
         found = records[0]["measures"][name]
         cost = ", ".join(f"{n:.3g} {what}" for what, n in found["cost"].items() if n)
-        said = found["error_of"] if found["standard_error"] is not None else found["remark"]
-        rows.append([name, value(found), found["unit"], said, f"{cost}; {found['seconds']:.3g} s"])
+        of = found["error_of"] if found["standard_error"] is not None else found["remark"]
+        rows.append([name, value(found), found["unit"], of, f"{cost}; {found['seconds']:.3g} s"])
     header = ["measure", "value +- standard error", "unit", "error of", "cost"]
-    return [records[0]["title"], table(header, rows)]
+    return [records[0]["title"] + normalised, table(header, rows)]
 
 
 def value(found: dict[str, Any]) -> str:
@@ -340,7 +364,8 @@ def value(found: dict[str, Any]) -> str:
     error = found["standard_error"]
     text = f"{found['value']:.4g}"
     if error is None:
-        return text if found["bound"] is None else f"{text} (within {found['bound']:.1g})"
+        bound = found.get("bound")
+        return text if bound is None else f"{text} (within {bound:.1g})"
     return f"{text} +- {error:.2g}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
+LATER = {"bn": "eval"}  # flags that files of older versions don't say
 ENDING = "_sharpness.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
 
@@ -47,6 +48,7 @@ def read_sharpness(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         values = [measure["value"] for measure in record["measures"].values()]
         errors = [measure["standard_error"] for measure in record["measures"].values()]
+        errors += [measure.get("bound") for measure in record["measures"].values()]
         _settings(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no record of sharpness, or a damaged one; {REMEDY}") from error
@@ -72,5 +74,5 @@ def known_measures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(record: dict[str, Any]) -> dict[str, Any]:
     """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
-    flags = {f"--{name}": value for name, value in record["arguments"].items()}
+    flags = {f"--{name}": value for name, value in {**LATER, **record["arguments"]}.items()}
     return {"checkpoint": record["checkpoint_sha256"], **flags}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from loss_landscape.batch_norm import batch_norms, recalibrating
+from loss_landscape.batch_norm import batch_norms, recalibrating, said
 from loss_landscape.directions import Direction, coordinates
 from loss_landscape.evaluation import Visits, loss_and_accuracy, value_names
 from loss_landscape.fast_evaluation import PLAIN, AtPoint, FastVisits, Task, faster
@@ -147,7 +147,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "samples": args.samples or 0,
         "test": args.test,
-        "bn": args.bn if args.bn == "eval" else f"{args.bn}, batches of {args.batch_size}",
+        "bn": said(args),
         "data_split": f"{args.split_idx} of {args.data_split}",
         "adaptive": args.adaptive or 0.0,
         "precision": args.precision,

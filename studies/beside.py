@@ -77,7 +77,7 @@ def _draw(runs: Sequence[Run], repeated: Sequence[Path]) -> Figure:
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     density_plot.refuse_different([f"spectrum of {run.best.name}" for run in runs], spectra)
     followed = all(epochs_path(run.spectrum).is_file() for run in runs)
-    along = [compare.read_epochs_of(m, runs[0].out_dir) for m in minima] if followed else []
+    along = [compare.read_epochs_of(m) for m in minima] if followed else []
     repetitions = read_repetitions(repeated, [m.content for m in minima])
     scale = make_scale([grid(m.surface, "train_loss").filled(np.nan) for m in minima])
     return compare.draw(minima, "train_loss", scale, repetitions, along)

@@ -36,6 +36,8 @@ from utilities.pictures import STYLES, line_style, picture_path, save_picture
 from utilities.statistics import CONFIDENCE
 
 MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "fisher": "empirical Fisher matrix"}
+FEWEST_TICKS = 4  # below which 2 and 5 times a power of ten get one, too
+LOPSIDED = 20  # times the median bar that the largest is where a linear axis hides most layers
 # What has to be the same in spectra of one picture, with the value of files that don't say it.
 SETTINGS: dict[str, Any] = {
     **{"matrix": "hessian", "layers": None, "samples": None, "split": "train"},
@@ -73,7 +75,12 @@ def _taken(spectrum: Spectrum) -> dict[str, Any]:
     """How a spectrum was taken, by flag."""
     given = spectrum.record.get("arguments", {})
     said = {key: given.get(key, value) for key, value in SETTINGS.items()}
-    return {**said, "dataset": spectrum.record.get("dataset")}
+    return {**said, "bn": bn_of(spectrum), "dataset": spectrum.record.get("dataset")}
+
+
+def bn_of(spectrum: Spectrum) -> str:
+    """Which statistics batch norm took, as ``--bn`` says it; older files took the checkpoint's."""
+    return str(spectrum.record.get("bn", "eval"))
 
 
 def matrix_of(spectrum: Spectrum) -> str:
@@ -158,7 +165,12 @@ def described(spectra: Sequence[Spectrum], kernel: Kernel) -> str:
     probes = sorted({len(s.nodes) for s in spectra})
     among = f"{probes[0]}" if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
     of = f"band: {100 * CONFIDENCE:.0f} % over {among} probes; " if probes[-1] > 1 else ""
-    return f"{of}ticks: Ritz values; smoothed with {kernel}"
+    return f"{normalised(spectra[0])}{of}ticks: Ritz values; smoothed with {kernel}"
+
+
+def normalised(spectrum: Spectrum) -> str:
+    """A line on batch norm for a title, where it isn't in eval mode."""
+    return "" if bn_of(spectrum) == "eval" else f"batch norm: {bn_of(spectrum)}\n"
 
 
 def draw_density(
@@ -195,14 +207,12 @@ def draw_density(
     axes.set_ylim(floor * (floor / top) ** (0.05 * len(spectra)), None)
     limits = (grid[0], grid[-1])
     kind = matrix_of(spectra[0])
+    axes.set_xlim(*limits)
     if math.isinf(axis.linear):
         axes.set_xlabel(f"eigenvalue of the {kind}")
     else:
-        axes.set_xscale("asinh", linear_width=axis.linear)
-        axes.set_xticks(ticks_of(axis, *limits))
-        axes.xaxis.set_major_formatter(LogFormatterSciNotation())
+        _bend_axis(axes, axis)
         axes.set_xlabel(f"eigenvalue of the {kind} (axis linear within ±{axis.linear:.2g})")
-    axes.set_xlim(*limits)
     axes.set_ylabel("spectral density")
     axes.set_title(described(spectra, kernel), fontsize=9)
     axes.legend()
@@ -215,8 +225,13 @@ def ticks_of(kernel: Kernel, low: float, high: float) -> np.ndarray:
     last = math.ceil(math.log10(max(abs(low), abs(high))))
     first = math.ceil(math.log10(2 * kernel.linear))
     powers = 10.0 ** np.arange(first, last + 1)
-    ticks = np.concatenate([-powers[::-1], [0.0], powers])
-    return ticks[(low <= ticks) & (ticks <= high)]
+    more = np.outer(10.0 ** np.arange(first - 1, last + 1), [1, 2, 5]).ravel()
+    for steps in (powers, more[more >= 2 * kernel.linear]):
+        ticks = np.concatenate([-steps[::-1], [0.0], steps])
+        ticks = ticks[(low <= ticks) & (ticks <= high)]
+        if len(ticks) >= FEWEST_TICKS:
+            break
+    return ticks
 
 
 def get_esd_plot(eigenvalues: Any, weights: Any) -> Path:
@@ -242,7 +257,7 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
     height = 0.8 / len(tables)
     panels = figure.subplots(1, 2, sharey=True)
     measures = (
-        ("lambda_max", "residual", "largest eigenvalue of the layer's block"),
+        ("lambda_max", "residual", "largest eigenvalue of the layer's block (± residual)"),
         ("trace", "trace_standard_error", "trace (± standard error)"),
     )
     for axes, (measure, error, text) in zip(panels, measures, strict=True):
@@ -252,16 +267,47 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
             errors = [row[error] or 0.0 for row in table]
             look = {"color": styles(spectra)[i]["color"], "error_kw": {"lw": 1, "capsize": 2}}
             axes.barh(places, values, height, xerr=errors, label=label, **look)
+        rows = [row for table in tables for row in table]
+        kernel = scale_of_bars([row[measure] for row in rows])
+        if not math.isinf(kernel.linear):
+            ends = [row[measure] + k * (row[error] or 0.0) for row in rows for k in (-1, 1)]
+            low, high = kernel.place(np.array([min(0.0, *ends), max(0.0, *ends)]))
+            margin = 0.03 * (high - low)
+            axes.set_xlim(*kernel.value(np.array([low - margin * (low < 0), high + margin])))
+            _bend_axis(axes, kernel)
+            text += f"\n(axis linear within ±{kernel.linear:.2g})"
         axes.set_xlabel(text)
+        axes.set_axisbelow(True)
         axes.grid(axis="x", alpha=0.3)
     parameters = [row["parameters"] for row in tables[0]]
     ticks = [f"{name} ({size:,})" for name, size in zip(names, parameters, strict=True)]
     panels[0].set_yticks(np.arange(len(names)), ticks)
-    panels[0].invert_yaxis()  # the first layer on top
+    panels[0].set_ylabel("layer (its parameters)")
+    panels[0].set_ylim(len(names) - 0.4, -0.6)  # the first layer on top
+    heading = normalised(spectra[0]).strip()
     if len(tables) > 1:
-        panels[1].legend(fontsize=8)
+        names_of = panels[0].get_legend_handles_labels()
+        look = {"loc": "outside upper center", "fontsize": 8, "title_fontsize": 8}
+        figure.legend(*names_of, title=heading or None, **look)
     else:
-        figure.suptitle(labels[0], fontsize=10)
+        figure.suptitle("\n".join(filter(None, (labels[0], heading))), fontsize=10)
+
+
+def scale_of_bars(values: Sequence[float]) -> Kernel:
+    """A linear axis, or one on which the bars of most layers can be seen beside the largest."""
+    sizes = np.abs(values)
+    median = float(np.median(sizes))
+    linear = median / 2 if 0 < median < sizes.max() / LOPSIDED else math.inf
+    return Kernel(linear, 1.0)
+
+
+def _bend_axis(axes: Axes, kernel: Kernel) -> None:
+    """Make an axis linear in asinh(value / linear), with ticks at 0 and powers of ten."""
+    limits = axes.get_xlim()
+    axes.set_xscale("asinh", linear_width=kernel.linear)
+    axes.set_xlim(*limits)
+    axes.set_xticks(ticks_of(kernel, *limits))
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation())
 
 
 def layers_of(spectrum: Spectrum, label: str) -> list[dict[str, Any]]:

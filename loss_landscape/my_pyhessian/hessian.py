@@ -12,8 +12,9 @@ goes on when its command line is given again. From Python, with PyHessian's inte
     from loss_landscape.my_pyhessian.hessian import hessian
     values, vectors = hessian(model, criterion, data=batch).eigenvalues(top_n=5)
 
-The Hessian is that of the mean loss over all samples, in eval mode; ``operators.py`` says which
-criteria and batches it takes, ``probes.py`` how the parts are measured.
+The Hessian is that of the mean loss over all samples, with dropout off and batch norm in eval mode
+unless ``--bn`` says otherwise; ``operators.py`` says which criteria and batches it takes,
+``probes.py`` how the parts are measured.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from loss_landscape.batch_norm import KINDS, add_bn_flag, asked_statistics, said, statistics_of
 from loss_landscape.my_pyhessian import stochastic
-from loss_landscape.my_pyhessian.batches import Forward, moved
+from loss_landscape.my_pyhessian.batches import Forward, forward_pair, moved
 from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
 from loss_landscape.my_pyhessian.measurement import measure, summary
 from loss_landscape.my_pyhessian.operators import (
@@ -91,6 +93,10 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
             that sums because its mean isn't over the samples.
         fast: look for a faster way to the same products where many are ahead (``products.py``);
             none is compiled.
+        bn: batch norm's statistics, whichever mode the model is in: "eval" for its running ones, as
+            PyHessian's ``model.eval()`` has it; "batch" for each batch's own, as in training;
+            "recalibrate" for those that the batches have at the model's weights, held fixed. Its
+            buffers are left as they are. All other layers are in eval mode: dropout is off.
 
     Raises:
         ValueError: both or neither of ``data`` and ``dataloader``; see CurvatureOperator.
@@ -107,7 +113,10 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         forward: Forward | None = None,
         denominator: Denominator | None = None,
         fast: bool = True,
+        bn: str = "eval",
     ) -> None:
+        if bn not in KINDS:
+            raise ValueError(f"bn={bn!r}: must be one of {', '.join(KINDS)}")
         if (data is None) == (dataloader is None):
             raise ValueError("hessian takes either data or dataloader")
         nested = isinstance(data, tuple | list) and all(isinstance(x, tuple | list) for x in data)
@@ -116,8 +125,10 @@ class hessian:  # noqa: N801  (the name that users of PyHessian know)
         if isinstance(dataloader, Tensor | dict):
             raise ValueError("dataloader takes an iterable of batches; data takes a single one")
         loader = [data] if dataloader is None else dataloader
-        batches = moved(loader, _device(model, cuda))
-        self.operator = HessianOperator(model, criterion, batches, forward, denominator)
+        batches = list(moved(loader, _device(model, cuda)))
+        statistics = statistics_of(bn, model, batches, forward or forward_pair)
+        how = (forward, denominator, None, statistics)
+        self.operator = HessianOperator(model, criterion, batches, *how)
         self.fast, self.seed = fast, seed
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -225,6 +236,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=False,
         help="find each layer's largest eigenvalue and trace too, of its own block",
     )
+    add_bn_flag(group)
     group.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     group.add_argument(
         "--fast",
@@ -295,6 +307,7 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
         "checkpoint_sha256": sha256_of(args.model_file),
         "arguments": {k: v for k, v in vars(args).items() if k not in skip}
         | {"loss_name": restored.loss_name, **restored.digests},
+        "bn": said(args),
     }
     stem = _stem(restored.run.spectrum, args)
     paths = [target(path) for path in spectrum_paths(stem)]  # before hours of products
@@ -357,7 +370,8 @@ def operators_of(
         if layers is None:
             return whole
         kind = MATRICES[args.matrix]
-        return kind(whole.model, restored.loss, whole.batches, restored.forward, layers=layers)
+        how: dict[str, Any] = {"layers": layers, "statistics": whole.statistics}
+        return kind(whole.model, restored.loss, whole.batches, restored.forward, **how)
 
     sha256 = sha256_of(args.model_file)
     return operators, {"checkpoint_sha256": sha256, **restored.settings}
@@ -368,19 +382,24 @@ def _operator(
 ) -> CurvatureOperator:
     dtype = getattr(torch, args.dtype)
 
-    def convert(leaf: Any) -> Any:
-        floating = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        return leaf.to(dtype) if floating else leaf
+    def convert(batches: Any) -> Any:
+        return tree_map(lambda leaf: leaf.to(dtype) if _floating(leaf) else leaf, batches)
 
-    model, converted = restored.model.to(dtype), tree_map(convert, batches)
+    model, converted = restored.model.to(dtype), convert(batches)
+    statistics = asked_statistics(args, restored, converted, convert)
     kind = MATRICES[args.matrix]
-    operator = kind(model, restored.loss, converted, restored.forward, layers=args.layers)
+    how: dict[str, Any] = {"layers": args.layers, "statistics": statistics}
+    operator = kind(model, restored.loss, converted, restored.forward, **how)
     size = operator.flat.numel()
     if args.top_n + args.bottom_n > size:
         raise ValueError(
             f"--top_n {args.top_n} --bottom_n {args.bottom_n}: there are {size} parameters"
         )
     return operator
+
+
+def _floating(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from scipy import stats
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
@@ -21,6 +22,8 @@ Select = Callable[[np.ndarray, int], np.ndarray]  # values, count -> indices of 
 Tick = Callable[[], None]  # called after each product, for a progress display
 Report = Callable[[np.ndarray, np.ndarray], None]  # the best values so far, and their residuals
 F = TypeVar("F", bound=Callable[..., Any])
+MARGIN = 0.01  # of the largest magnitude: how much larger one is that must not stay unseen
+MISSED = 0.01  # chance that it does, over the random vector
 ROUNDING = 10  # times the type's epsilon: what is left of a vector by rounding alone
 
 
@@ -186,6 +189,44 @@ def _combined(coordinates: np.ndarray, basis: Tensor) -> Tensor:
     return rows @ basis
 
 
+# --- whether there is a larger one ----------------------------------------------------------------
+def nothing_larger_is_hidden(space: KrylovSpace, values: np.ndarray) -> bool:
+    """Whether an eigenvalue that is larger by ``MARGIN`` would have been seen from a random vector.
+
+    Of 100 random vectors ``MISSED`` times 100 have so little of an eigenvector that they would not
+    show it. No eigenvalue need have been found for that; see ``hidden_share``.
+
+    Args:
+        space: not restarted, begun with a random vector.
+        values: its Ritz values.
+    """
+    above = float(values.max()) + MARGIN * float(np.abs(values).max())
+    least = float(stats.chi2.ppf(MISSED, 1)) / space.vectors.shape[1]
+    return space.is_whole or hidden_share(space, above) <= least
+
+
+def hidden_share(space: KrylovSpace, value: float) -> float:
+    """Most that a search's first vector can have of eigenvectors at ``value`` or above, squared.
+
+    That is Christoffel's function of the measure whose moments the products tell (Szego 1975,
+    section 3.41): 1 over the sum of its squared orthonormal polynomials at ``value``, which grow
+    the faster the farther that is above the bulk of what was seen. A random unit vector has
+    chi-squared / dim of an eigenvector, with one degree of freedom.
+
+    Args:
+        space: not restarted.
+        value: above all Ritz values.
+    """
+    t = space.projected[: space.n, : space.n]
+    before, now, total, last = 0.0, 1.0, 1.0, 0.0
+    for centre, step in zip(t.diagonal(), [*t.diagonal(1), space.beta], strict=True):
+        if not step:
+            return 0.0
+        before, now, last = now, ((value - centre) * now - last * before) / step, step
+        total += now**2
+    return 1 / total
+
+
 # --- eigenvalues ----------------------------------------------------------------------------------
 @dataclass
 class Eigenpairs:
@@ -226,6 +267,7 @@ def extreme_eigenvalues(
     copies: bool = True,
     seed: int = 0,
     report: Report | None = None,
+    see_larger: bool = False,
 ) -> Eigenpairs:
     """The ``count`` eigenvalues that ``select`` prefers, by Lanczos with thick restarts.
 
@@ -245,6 +287,8 @@ def extreme_eigenvalues(
         copies: look for copies of repeated eigenvalues.
         seed: of the vectors that later searches begin with.
         report: called with the best values so far and their residuals, after each product.
+        see_larger: go on, at least until a restart, while one larger than all that are found could
+            be hidden to a random ``start``; for few eigenvalues without ``copies``.
 
     Raises:
         ValueError: a product is NaN or infinite, or ``count`` is out of its range.
@@ -256,6 +300,7 @@ def extreme_eigenvalues(
     space = KrylovSpace(matvec, start, min(max(3 * count + 20, 40), max_products), tick)
     generator = torch.Generator().manual_seed(seed)
     known: np.ndarray | None = None  # when the present search began; None in the first one
+    seen = not see_larger
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
@@ -265,6 +310,8 @@ def extreme_eigenvalues(
         bound = tol * max(float(np.abs(values).max()), 1e-30)
         found = len(best) == count and bool((residuals[best] <= bound).all())
         again = space.beta == 0
+        seen = seen or nothing_larger_is_hidden(space, values)
+        found = found and seen
         if found and copies and not space.is_whole:
             nothing_left = known is not None and _nothing_left(
                 values, residuals, best, bound, select
@@ -280,10 +327,11 @@ def extreme_eigenvalues(
         elif space.n == space.size:
             kept = select(values, (count + space.size) // 2)
             space.restart(vectors[:, kept], values[kept])
+            seen = True  # as far as can be said
     if not found:
         reason = f"largest residual {residuals[best].max():.3g}; raise --max_steps or --tol"
         if len(best) == count and (residuals[best] <= bound).all():
-            reason = "copies of repeated ones may be missing; raise --max_steps"
+            reason = "larger or repeated ones may be missing; raise --max_steps"
         warnings.warn(
             f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=5
         )

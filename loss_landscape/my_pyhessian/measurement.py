@@ -85,6 +85,7 @@ def summary(record: dict[str, Any]) -> list[str]:
     given = record["arguments"]
     part = "all" if given["samples"] is None else "a fixed subset of"
     block = f", block of {', '.join(given['layers'])}" if given["layers"] else ""
+    block += "" if record["bn"] == "eval" else f"; batch norm: {record['bn']}"
     lines = [
         f"{given['matrix']} over {part} {record['samples']:,} samples of {given['split']}, "
         f"{record['parameters']:,} parameters{block}",

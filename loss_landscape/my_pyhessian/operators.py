@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loss_landscape.batch_norm import EVAL, Statistics
 from loss_landscape.my_pyhessian.batches import (
     REMEDY,
     Forward,
@@ -57,6 +58,8 @@ class CurvatureOperator:
         denominator: targets -> number, for criteria that sum.
         layers: names of modules or parameters, such as "classifier", whose block of the matrix is
             taken; all if not given.
+        statistics: which ones batch norm takes; the model's own if not given. With those of each
+            batch the loss hangs on how the samples are batched, and derivatives go through them.
 
     Attributes:
         params: the tensors that take part.
@@ -78,7 +81,9 @@ class CurvatureOperator:
         forward: Forward | None = None,
         denominator: Denominator | None = None,
         layers: Sequence[str] | None = None,
+        statistics: Statistics = EVAL,
     ) -> None:
+        self.statistics = statistics
         self.model = getattr(model, "_orig_mod", model)  # compiled code has no second derivative
         self.criterion, self.denominator = criterion, denominator
         self.forward = forward or forward_pair
@@ -161,6 +166,7 @@ class CurvatureOperator:
                 stack.enter_context(torch.autocast(device, enabled=False))
                 # The fused attention kernels have no second derivative.
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(self.statistics(self.model))
                 yield
         finally:
             for module in training:
@@ -297,6 +303,11 @@ class FisherOperator(CurvatureOperator):
     """
 
     def check(self, outputs: Any, targets: Any) -> None:
+        if self.statistics.kind == "batch":
+            raise ValueError(
+                "the empirical Fisher matrix needs gradients of single samples, and with --bn "
+                "batch each hangs on the others of its batch; take another --matrix or --bn"
+            )
         values, count = self.criterion(outputs, targets), count_samples(targets)
         if not values.ndim or len(values) != count:
             raise ValueError(

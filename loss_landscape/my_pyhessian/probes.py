@@ -81,8 +81,9 @@ class Work:
         seeds = (args.seed, LAYER, number)
         start = direction(operator.flat, (*seeds, 0))
         pairs = extreme_eigenvalues(
-            operator, start, 1, args.max_steps, args.tol, self.tick, Ends(1, 0), False
-        )
+            operator, start, 1, args.max_steps, args.tol, self.tick, Ends(1, 0), copies=False,
+            see_larger=True,
+        )  # fmt: skip
         known, samples = Known.of(pairs), list[float]()
         for count in stochastic.rounds(FIRST_TRACE, args.trace_probes):
             while len(samples) < count:

@@ -24,6 +24,7 @@ from utilities.runs import refuse_other
 PARTS = ("eigen", "weight")
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
 EXAMPLE = "Eigenvalues/GCN_SAM"
+LATER = {"bn": "eval"}  # flags that spectra of older versions don't say
 NUMBERS = ("lambda_max", "lambda_min", "trace")
 
 
@@ -116,7 +117,7 @@ def refuse_other_spectrum(stem: Path, record: dict[str, Any]) -> None:
 
 def settings(record: dict[str, Any]) -> dict[str, Any]:
     """What makes two spectra the same, by flag; the checkpoint's digest stands for its file."""
-    flags = {f"--{name}": value for name, value in record["arguments"].items()}
+    flags = {f"--{name}": value for name, value in {**LATER, **record["arguments"]}.items()}
     return {"checkpoint": record["checkpoint_sha256"], **flags}
 
 

@@ -1,4 +1,4 @@
-"""Eigenvalues followed from matrix to matrix, a training at the edge of stability, the file."""
+"""Largest eigenvalues that are known to be them, a training at the edge of stability, the file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from sharpness_cases import generator
 from torch import Tensor, nn
 
 from loss_landscape.edges import momentum_edge, sam_edge
-from loss_landscape.epoch_sharpness import ENDING, EpochsFile, follow, read_epochs
+from loss_landscape.epoch_sharpness import (
+    ENDING,
+    EpochsFile,
+    largest_eigenvalue,
+    read_epochs,
+)
+from loss_landscape.my_pyhessian.lanczos import KrylovSpace, hidden_share
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from sam import SAM
 from utilities import files
 
 DIM = 1000
-TEMPLATE = torch.zeros(DIM, dtype=torch.float64)
 
 
 def diagonal(*large: float) -> Tensor:
@@ -26,54 +31,74 @@ def diagonal(*large: float) -> Tensor:
     return torch.cat([torch.tensor(large, dtype=torch.float64), bulk])
 
 
-def followed(matrices: list[Tensor]) -> list[dict]:
-    rows, vectors = [], None
-    for values in matrices:
-        row, vectors = follow(lambda v, d=values: d * v, vectors, TEMPLATE)
-        rows.append(row)
-    return rows
+def found(values: Tensor, **how: float) -> dict:
+    return largest_eigenvalue(lambda v: values * v, values, **how)
 
 
-def test_the_largest_eigenvalue_is_followed_in_few_products() -> None:
-    drift = [diagonal(5 + 0.1 * i, 4, 3 - 0.1 * i) for i in range(6)]
-    rows = followed(drift)
-    for row, values in zip(rows, drift, strict=True):
-        assert row["converged"] and row["lambda_max"] == pytest.approx(
-            float(values.max()), rel=1e-6
-        )
-    assert max(row["products"] for row in rows[1:]) <= 6 < rows[0]["products"]
+def test_the_largest_eigenvalue_is_found_in_few_products() -> None:
+    for large in ((5, 4, 3), (5, 5.2, 3), (0.9, 0.85, 0.8), (-0.1,)):
+        values = diagonal(*large)
+        row = found(values)
+        exact = float(values.max())
+        assert row["converged"] and row["lambda_max"] == pytest.approx(exact, rel=2e-3)
+        assert row["products"] <= (12 if exact > 2 else 100)
 
 
-def test_an_eigenvalue_that_overtakes_is_found_though_the_vectors_stay() -> None:
-    """The vector of before is an exact eigenvector still, whose residual is 0."""
-    for crossed in ((5, 5.5, 3), (5, 4, 5.2), (4, 3.9, 3.8)):
-        first, then = followed([diagonal(5, 4, 3), diagonal(*crossed)])
-        assert first["lambda_max"] == pytest.approx(5, rel=1e-6)
-        assert then["lambda_max"] == pytest.approx(max(crossed), rel=1e-4)
-        assert then["products"] <= 8
+@pytest.mark.parametrize("seed", range(20))
+def test_one_that_overtakes_by_two_percent_is_found_at_once(seed: int) -> None:
+    """Kind: Lanczos that begins with the eigenvectors of the epoch before finds these again.
+
+    It said 5 of all these, converged: the second was no eigenvector that it followed.
+    """
+    for values in (diagonal(5, 4, 3, 1), diagonal(5, 4, 3, 5.1)):
+        row = found(values, seed=seed)
+        assert row["converged"]
+        assert row["lambda_max"] == pytest.approx(float(values.max()), rel=1e-3)
 
 
-def test_one_that_comes_from_below_is_found_soon() -> None:
-    """From none of the three that are followed, and by little."""
-    before, after = diagonal(5, 4, 3, 1), diagonal(5, 4, 3, 5.5)
-    rows = followed([before, after, after])
-    assert rows[-1]["lambda_max"] == pytest.approx(5.5, rel=1e-4)
+def test_an_eigenvalue_that_the_search_has_nothing_of_is_not_called_the_largest() -> None:
+    """The vector that Lanczos begins with is next to orthogonal to the largest one's."""
+    values = diagonal(5, 4, 3, 1)
+    start = torch.ones(DIM, dtype=torch.float64)
+    for share, could_be in ((1e-12, False), (1.0, True)):
+        start[0] = share
+        space = KrylovSpace(lambda v: values * v, start, 40)
+        for _ in range(6):
+            space.extend()
+        top = float(space.ritz()[0][-1])
+        assert (top > 4.5) == could_be
+        # What it may have of an eigenvalue above is no less than what it has of that one.
+        if not could_be:
+            assert hidden_share(space, 5.0) >= share**2 / float(start.norm()) ** 2
+        assert hidden_share(space, 6.0) < 0.1 / DIM
+
+
+def test_what_may_be_hidden_is_christoffels_function() -> None:
+    """Against the least of a polynomial's squares over the measure, by linear algebra."""
+    values = torch.linspace(-1, 1, 9, dtype=torch.float64)
+    start = torch.randn(9, generator=generator(), dtype=torch.float64)
+    space = KrylovSpace(lambda v: values * v, start, 5)
+    for _ in range(4):
+        space.extend()
+    weights = (start / start.norm()).square()
+    powers = values[:, None] ** torch.arange(5)
+    moments = powers.T @ (weights[:, None] * powers)
+    at = 1.3 ** torch.arange(5, dtype=torch.float64)
+    expected = 1 / float(at @ torch.linalg.solve(moments, at))
+    assert hidden_share(space, 1.3) == pytest.approx(expected, rel=1e-8)
 
 
 def test_small_and_negative_matrices_are_whole() -> None:
     for values in ([-2.0], [3.0, -5.0], [0.0, 0.0, 0.0, 0.0]):
-        d = torch.tensor(values, dtype=torch.float64)
-        row, vectors = follow(lambda v, d=d: d * v, None, d)
-        assert row["lambda_max"] == pytest.approx(max(values), abs=1e-12)
-        row, _ = follow(lambda v, d=d: d * v, vectors, d)
-        assert row["lambda_max"] == pytest.approx(max(values), abs=1e-12)
+        row = found(torch.tensor(values, dtype=torch.float64))
+        assert row["lambda_max"] == pytest.approx(max(values), abs=1e-12) and row["converged"]
 
 
 def test_few_products_are_said_not_to_be_enough_and_many_restart() -> None:
     dense = torch.linspace(0, 1, DIM, dtype=torch.float64)
-    row, _ = follow(lambda v: dense * v, None, TEMPLATE, max_products=4)
+    row = found(dense, max_products=4)
     assert row["products"] == 4 and not row["converged"]
-    row, _ = follow(lambda v: dense * v, None, TEMPLATE, max_products=400, tol=1e-6)
+    row = found(dense, max_products=400, tol=1e-6)
     assert row["converged"] and 40 < row["products"] < 400
     assert row["lambda_max"] == pytest.approx(1, abs=1e-9)
 
@@ -98,10 +123,10 @@ def test_a_networks_sharpness_rises_to_its_edge_and_hovers_there(rho: float) -> 
         loss.backward()
         return loss
 
-    ratios, vectors = [], None
+    ratios = []
     for step in range(1801 if rho == 0 else 1001):
         if step % 100 == 0:
-            row, vectors = follow(operator, vectors, operator.flat)
+            row = largest_eigenvalue(operator, operator.flat)
             edge = sam_edge(momentum_edge(rate), rho, float(operator.gradient().norm()))
             ratios.append(row["lambda_max"] / edge)
         optimizer.step(closure)
@@ -122,9 +147,7 @@ def fill(path: Path, epochs: range) -> EpochsFile:
     for epoch in epochs:
         if epoch not in file.rows:
             values = diagonal(5 + epoch, 4, 3).float() + 0.01 * epoch * noise
-            start = file.start_for(epoch)
-            row, vectors = follow(lambda v, d=values: d * v, start, TEMPLATE.float())
-            file.add(epoch, {**row, "gradient_norm": 1.0}, vectors)
+            file.add(epoch, {**found(values), "gradient_norm": 1.0})
     return file
 
 
@@ -133,7 +156,7 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch) -> No
     whole = tmp_path / f"whole{ENDING}"
     fill(whole, range(5))
     real = files.os.replace
-    for at in range(10):
+    for at in range(5):
         for after in (False, True):
             path, writes = tmp_path / f"{at}{after}{ENDING}", []
 
@@ -153,20 +176,17 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, monkeypatch) -> No
             assert path.read_bytes() == whole.read_bytes(), (at, after)
 
 
-def test_epochs_between_others_begin_anew_and_move_nothing(tmp_path: Path) -> None:
+def test_epochs_between_others_move_nothing(tmp_path: Path) -> None:
     path = tmp_path / f"a{ENDING}"
     few = fill(path, range(0, 5, 2)).rows
     every = fill(path, range(5)).rows
-    assert sorted(every) == list(range(5))
+    assert sorted(every) == list(range(5)) == list(read_epochs(path)[1])
     assert all(every[epoch] == few[epoch] for epoch in few)
-    assert every[1]["products"] > every[2]["products"]
-    assert fill(path, range(5)).start_for(3) is None
-    assert fill(path, range(5)).start_for(9) is not None
 
 
 def test_other_settings_and_damaged_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / f"a{ENDING}"
-    file = fill(path, range(2))
+    fill(path, range(2))
     with pytest.raises(ValueError, match="holds another sharpness, which differs in --tol"):
         EpochsFile.open(path, {"--tol": 1e-4}, overwrite=False)
     text = path.read_text()
@@ -180,9 +200,6 @@ def test_other_settings_and_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="overwrite"):
             read_epochs(path)
     path.write_text(text)
-    file.vectors_path.write_bytes(b"PK something")
-    with pytest.raises(ValueError, match="remove it"):
-        EpochsFile.open(path, {"--tol": 1e-3}, overwrite=False)
     assert not EpochsFile.open(path, {"--tol": 1e-4}, overwrite=True).rows
     with pytest.raises(FileNotFoundError, match="writes it"):
         read_epochs(path)

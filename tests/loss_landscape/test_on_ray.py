@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from small_spectra import choose_merged, contents, flags_of
 
-from loss_landscape import on_ray, plot_surface
+from loss_landscape import on_ray, plot_surface, ray_cluster
+from loss_landscape.my_pyhessian import hessian, probes_on_ray
 from loss_landscape.surface_file import done, read_surface
 
 
@@ -30,15 +35,55 @@ def test_without_ray_one_line_names_the_extra(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_worker_leaves_the_surface_of_one_process(
-    trained, data_dir: Path, tmp_path: Path, monkeypatch
-) -> None:
-    """Two workers of this machine, one of them killed while it measures."""
+@pytest.fixture(scope="module")
+def one_cluster() -> Iterator[Any]:
+    """Two workers of this machine, started once: that takes longer than all that they do here.
+
+    Within, a script that asks for a cluster is given this one, and leaves it running.
+    """
     ray = pytest.importorskip("ray")
-    init, killed = ray.init, []
-    monkeypatch.setattr(ray, "init", lambda *args, **more: init(*args, num_cpus=2, **more))
+    init = ray.init
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's 15 makes a worker wait on a busy machine until nobody else has anything to do.
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setattr(ray, "init", lambda *args, **more: init(*args, num_cpus=2, **more))
+        with ray_cluster.cluster(""):
+            patch.setattr(ray, "init", lambda *args, **more: None)
+            patch.setattr(ray, "shutdown", lambda: None)
+            yield ray
+            patch.undo()
+
+
+def test_probes_and_layers_of_workers_are_those_of_one_process(
+    one_cluster, trained, data_dir: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Bit for bit, in the way of making products that one process has chosen."""
+    monkeypatch.setattr(hessian, "choose", choose_merged)
+    made, here = [], probes_on_ray.fetched
+
+    def fetched(ray: Any, result: Any) -> Any:
+        found = here(ray, result)
+        made.append(found[1])
+        return found
+
+    monkeypatch.setattr(probes_on_ray, "fetched", fetched)
+    for name, more in (("alone", []), ("shared", ["--ray"])):
+        hessian.main(flags_of(trained, data_dir, tmp_path / name, "--per_layer", *more))
+        assert bool(made) == bool(more)
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+    record = json.loads(contents(tmp_path / "shared")["GCN_SAM_TINY.json"])
+    assert "merged" in record["products_by"]
+    # All of them: the density's probes, more samples of the trace, and the layers.
+    assert len(made) == 4 + record["products"]["trace"] + len(record["per_layer"])
+
+
+def test_a_killed_worker_leaves_the_surface_of_one_process(
+    one_cluster, trained, data_dir: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """One of two workers is killed while it measures."""
+    killed: list[int] = []
     flags = ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
-    flags += ["--x=-1:1:40", "--y=-1:1:30", "--threads=1", "--test", "--no-fast"]
+    flags += ["--x=-1:1:24", "--y=-1:1:16", "--threads=1", "--test", "--no-fast"]
     alone, shared = tmp_path / "alone.h5", tmp_path / "shared.h5"
     plot_surface.main([*flags, "--surf_file", str(alone)])
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import browser
 import numpy as np
@@ -16,6 +17,7 @@ from loss_landscape import compare
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.page import layers_figure, page, spectra_figure, surface_figure
 from loss_landscape.scale import make_scale
+from loss_landscape.sharpness_table import sharpness_table
 from loss_landscape.surface_file import Surface
 
 OLD = Path(__file__).parents[1] / "old_files"
@@ -45,7 +47,24 @@ def make_page() -> str:
     named = list(zip(EVIL, figures, strict=True))
     rows = [["minimum", "number"], *([name, "1 ± 2"] for name in EVIL)]
     layers = layers_figure(spectra, EVIL)
-    return page(EVIL[0], named, spectra_figure(spectra, EVIL), rows, EVIL[1], layers)
+    measures = sharpness_table([sharpness_of(1.25), sharpness_of(2.5)], EVIL)
+    return page(
+        EVIL[0], named, spectra_figure(spectra, EVIL), rows, EVIL[1], layers, sharpness=measures
+    )
+
+
+def sharpness_of(value: float) -> dict[str, Any]:
+    """A record of sharpness, with markup where a file may have some."""
+    found = {"value": value, "standard_error": 0.25, "bound": None, "error_of": EVIL[1]}
+    bounded = {**found, "standard_error": None, "bound": 0.5, "remark": f"'{EVIL[0]}'"}
+    nothing = {**found, "value": None, "standard_error": None, "remark": "no fifth eigenvalue"}
+    measures = {"trace": found, "lambda_max": bounded, "lambda_max_over_lambda_5": nothing}
+    return {
+        "measures": measures,
+        "arguments": {"split": EVIL[0], "rho": 0.05},
+        "bn": "batch, batches of 8",
+        "samples": 24,
+    }
 
 
 def test_interpolated_values_say_so_under_the_mouse() -> None:
@@ -135,12 +154,39 @@ def test_turning_one_surface_turns_all(opened: browser.Browser) -> None:
     np.testing.assert_allclose(eye(opened, "surface1"), after, atol=1e-6)
 
 
+def test_sharpness_is_shown_with_errors_units_and_definitions(opened: browser.Browser) -> None:
+    """Under the mouse a value says what its error is of; markup from the file is text there too."""
+    cells = "[...document.querySelectorAll('.sharpness tr')].map(r => [...r.children]"
+    shown = opened.run(f"{cells}.map(c => c.textContent))")
+    assert shown[0] == ["measure", *EVIL, "unit", "definition"]
+    assert shown[1:] == [
+        [
+            *("lambda_max", "1.25 (within 0.5)", "2.5 (within 0.5)"),
+            *("loss / w²", "largest eigenvalue of H"),
+        ],
+        [
+            *("lambda_max_over_lambda_5", "-", "-"),
+            *("1", "largest eigenvalue of H over the fifth largest"),
+        ],
+        ["trace", "1.25 ± 0.25", "2.5 ± 0.25", "loss / w²", "sum of H's eigenvalues"],
+    ]
+    hover = opened.run(f"{cells}.map(c => c.title))")
+    assert hover[1][1] == f"'{EVIL[0]}'; bound: the value is no further off than that"
+    assert hover[2][2] == "no fifth eigenvalue"
+    assert hover[3][1] == f"standard error over {EVIL[1]}"
+    caption = opened.run("document.querySelector('.sharpness caption').textContent")
+    assert f"24 samples of {EVIL[0]}" in caption and "rho 0.05" in caption
+    assert "batch norm: batch, batches of 8" in caption
+
+
 def test_names_are_shown_as_they_are_and_nobody_is_asked(opened: browser.Browser) -> None:
     """The kind: names of files and titles with markup, quotes, line ends and length."""
     shown = opened.run("[...document.querySelectorAll('figcaption')].map(e => e.textContent)")
     assert shown == EVIL
     assert (
-        opened.run("[...document.querySelectorAll('td:first-child')].map(e => e.textContent)")
+        opened.run(
+            "[...document.querySelectorAll('.minima td:first-child')].map(e => e.textContent)"
+        )
         == EVIL
     )
     legend = opened.run(

@@ -142,7 +142,7 @@ def test_epochs_that_are_there_are_not_measured_again(
     assert run_here(plot_sharpness.main, *files, *where_else).returncode == 0
     name = "GCN_SGD_TINY"
     assert rows_of(tmp_path, name) == rows_of(whole, name)  # bit for bit
-    monkeypatch.setattr(plot_sharpness, "follow", None)
+    monkeypatch.setattr(plot_sharpness, "largest_eigenvalue", None)
     assert run_here(plot_sharpness.main, *files, *where).returncode == 0
     done = run_here(plot_sharpness.main, *files, *where, "--tol=0.01")
     assert done.returncode == 2 and "differs in --tol" in done.stderr

@@ -143,6 +143,31 @@ def test_layers_and_densities_of_several_spectra_are_drawn(tmp_path: Path, capsy
         density_plot.draw_layers(Figure(), [bare], ["x"])
 
 
+def test_bars_of_most_layers_are_seen_beside_the_largest() -> None:
+    """Kind: a layer a hundred times as sharp as the others, beside which their bars vanish."""
+    for largest, scale in ((100.0, "asinh"), (5.0, "linear")):
+        spectrum = taken("SAM")
+        rows = [{**spectrum.record["per_layer"][0], "layer": f"{i}"} for i in range(4)]
+        for row, value in zip(rows, (0.5, 1.0, 2.0, largest), strict=True):
+            row |= {"lambda_max": value, "trace": -value, "trace_standard_error": 0.1}
+        spectrum.record["per_layer"] = rows
+        figure = Figure(layout="constrained")
+        density_plot.draw_layers(figure, [spectrum, spectrum], ["one", "two"])
+        for axes in figure.axes:
+            assert axes.get_xscale() == scale
+            low, high = axes.get_xlim()
+            widths = [bar.get_width() for bar in axes.patches]
+            assert low <= min(0, *widths) and max(0, *widths) <= high
+            place = axes.transAxes.inverted().transform(
+                axes.transData.transform([(w, 0) for w in (0, *widths[:3])])
+            )[:, 0]
+            shown = np.abs(np.diff(place[[0, 2]]))  # the bar of the second layer
+            assert shown > 0.1
+            ticks = sum(low <= tick <= high for tick in axes.get_xticks())
+            assert scale == "linear" or ticks >= density_plot.FEWEST_TICKS
+        assert figure.axes[0].get_ylabel() == "layer (its parameters)"
+
+
 # --- the kernel and the band ----------------------------------------------------------------------
 @pytest.mark.parametrize("linear", [0.01, 1.0, math.inf])
 def test_the_chosen_kernel_keeps_the_mass(linear: float) -> None:

@@ -95,7 +95,8 @@ def test_looking_changes_nothing(name: str) -> None:
         hessian(model, smooth_crossentropy, data=(inputs, targets)).eigenvalues(top_n=2)[0]
         for _ in range(2)
     ]
-    assert results[0] == results[1]  # PyHessian's second object doubles the eigenvalues
+    # PyHessian's second object doubles the eigenvalues. Ours may make products another way.
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert modes == [module.training for module in model.modules()]
     assert torch.equal(state, torch.random.get_rng_state())

@@ -101,7 +101,7 @@ def test_no_convergence_is_said_with_residuals() -> None:
 def test_a_search_for_copies_that_is_cut_off_is_said() -> None:
     matrix = symmetric(KNOWN["ninefold"][0])
     start = torch.randn(len(matrix), generator=generator(3), dtype=torch.float64)
-    with pytest.warns(UserWarning, match="after 4 Lanczos steps: copies of repeated ones"):
+    with pytest.warns(UserWarning, match="after 4 Lanczos steps: larger or repeated ones"):
         pairs = linear.extreme_eigenvalues(lambda v: matrix @ v, start, 1, max_products=4)
     assert not pairs.converged
     assert pairs.values[0] == pytest.approx(5, rel=1e-3)
@@ -134,3 +134,21 @@ def test_a_product_of_nan_is_refused() -> None:
 def test_no_start_and_no_step_are_refused(start: float, steps: int) -> None:
     with pytest.raises(ValueError, match="1 step or more"):
         linear.lanczos(lambda v: v, torch.full((3,), start), steps)
+
+
+def test_a_small_residual_is_not_taken_for_the_largest_eigenvalue() -> None:
+    """Kind: a layer of dead units, whose block is zero or negative but for one direction.
+
+    At a loose tolerance Lanczos stopped at a vector that the matrix all but maps to 0.
+    """
+    parts = (torch.zeros(8000), torch.linspace(-2, -0.5, 20), torch.tensor([0.2]))
+    values = torch.cat(parts).double()
+    for see_larger, expected in ((False, 0.0), (True, 0.2)):
+        for seed in range(10):
+            start = torch.randn(len(values), generator=generator(seed), dtype=torch.float64)
+            pairs = linear.extreme_eigenvalues(
+                lambda v: values * v, start, 1, 160, 0.02, select=linear.Ends(1, 0), copies=False,
+                see_larger=see_larger,
+            )  # fmt: skip
+            assert pairs.converged
+            assert pairs.values[0] == pytest.approx(expected, abs=0.01)

@@ -16,20 +16,18 @@ import pytest
 import torch
 from curvature_cases import KNOWN, curvature_case, dense, symmetric, wishart
 from scipy import stats
+from small_spectra import choose_merged, contents, flags_of
 from torch import Tensor
 
 from loss_landscape.my_pyhessian import hessian as script
 from loss_landscape.my_pyhessian import probes, probes_on_ray, stochastic
 from loss_landscape.my_pyhessian.lanczos import Ends, extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.my_pyhessian.products import choose
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
 from loss_landscape.my_pyhessian.stochastic import Known, direction
 from loss_landscape.my_pyhessian.unfinished import Unfinished
 from utilities.statistics import half_width
-
-SMALL = ["--samples=20", "--probes=4", "--lanczos_steps=6", "--top_n=2", "--trace_probes=20"]
-SMALL += ["--max_steps=40", "--threads=1", "--device=cpu", "--trace_error=1e-9"]
-SMALL += ["--density_error=1e-9"]
 
 
 def known_of(matrix: Tensor, ends: Ends) -> Known:
@@ -178,17 +176,6 @@ def test_both_ends_are_found_with_their_residuals(ends: Ends) -> None:
 
 
 # --- the command line -----------------------------------------------------------------------------
-def flags_of(trained: dict[str, Path], data_dir: Path, out: Path, *more: str) -> list[str]:
-    common = ["--model_file", str(trained["GCN"]), "--data_dir", str(data_dir)]
-    return [*common, "--out_dir", str(out), *SMALL, *more]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {
-        p.name: p.read_bytes() for p in sorted((out / "Eigenvalues").glob("GCN*")) if p.is_file()
-    }
-
-
 def killed_at_piece(argv: list[str], number: int, written: bool) -> None:
     """Compute a spectrum and be killed at its ``number``-th piece, before or after it is kept."""
     real, count = Unfinished.add, 0
@@ -203,15 +190,17 @@ def killed_at_piece(argv: list[str], number: int, written: bool) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Unfinished.add = add  # type: ignore[method-assign]
+    script.choose = choose_merged
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the process's life
     torch.set_num_threads(1)
     script.main(argv)
 
 
 def test_a_killed_spectrum_goes_on_to_the_same_bits(
-    trained, data_dir: Path, tmp_path: Path
+    trained, data_dir: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Killed four times, in each stage, and finished in the end."""
+    monkeypatch.setattr(script, "choose", choose_merged)
     script.main(flags_of(trained, data_dir, tmp_path / "whole", "--per_layer"))
     argv = flags_of(trained, data_dir, tmp_path / "killed", "--per_layer")
     part = tmp_path / "killed" / "Eigenvalues" / "GCN_SAM_TINY.part"
@@ -225,13 +214,16 @@ def test_a_killed_spectrum_goes_on_to_the_same_bits(
     for other in (["--seed=1"], ["--tol=0.01"]):
         with pytest.raises(ValueError, match=r"another unfinished spectrum, which differs in --"):
             script.main([*argv, *other])
+    monkeypatch.setattr(script, "choose", choose)  # it keeps to the way in which it was begun
     script.main(argv)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert b"merged" in contents(tmp_path / "whole")["GCN_SAM_TINY.json"]
     assert not part.exists()
 
 
 def test_workers_give_the_same_bits(trained, data_dir: Path, tmp_path: Path, monkeypatch) -> None:
     """Workers of this machine, as a stand-in for Ray hands the pieces to them: last first."""
+    monkeypatch.setattr(script, "choose", choose_merged)
     script.main(flags_of(trained, data_dir, tmp_path / "alone", "--per_layer"))
 
     class Cluster:
