@@ -328,11 +328,13 @@ def _take_part(
     queue.put(now() - began)
 
 
-def trained(label: str, folder: Path, args: argparse.Namespace) -> Path:
-    """A checkpoint of the case, trained for it."""
+def trained(
+    label: str, folder: Path, args: argparse.Namespace, flags: Sequence[str] | None = None
+) -> Path:
+    """A checkpoint of the case, trained for it with its own flags or these."""
     case = CASES[label]
     own = [f"--{n}={getattr(args, n)}" for n in ("data_dir", "device", "threads", "seed")]
-    case.script.main([*case.flags, *own, f"--out_dir={folder / label}"])
+    case.script.main([*(flags or case.flags), *own, f"--out_dir={folder / label}"])
     found = (folder / label / "to_plot").glob("model_*.pt")
     return next(path for path in found if not path.stem.endswith("_last"))
 
