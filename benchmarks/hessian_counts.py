@@ -7,12 +7,10 @@ was stopped goes on, and only times are taken anew (``benchmarks/hessian.py``).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
 import math
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,24 +23,30 @@ import torch
 from curvlinops.papyan2020traces.spectrum import fast_lanczos
 from curvlinops.trace.epperly2024xtrace import xtrace
 from pyhessian import hessian as peer_hessian
+from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from benchmarks.hessian_reference import TOP, Reference
 from loss_landscape.my_pyhessian import hessian, stochastic
-from loss_landscape.my_pyhessian.measurement import measure
+from loss_landscape.my_pyhessian.lanczos import lanczos
 from loss_landscape.my_pyhessian.operators import HessianOperator
-from loss_landscape.my_pyhessian.probes import eigenvalues
+from loss_landscape.my_pyhessian.probes import DENSITY, TRACE, eigenvalues, known_of
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
-from loss_landscape.my_pyhessian.unfinished import Unfinished
 from utilities.files import atomic_write
 from utilities.progress import Progress
 
-TOLERANCE, TRACE_ERROR, DENSITY_ERROR = 1e-3, 0.02, 0.05
-TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # are tried until the values are right
+TOLERANCE, TRACE_ERROR = 1e-3, 0.02
+# Wasserstein's distance to reach. A large network's many small eigenvalues are what it is the sum
+# of, and those take hundreds of Lanczos steps to tell apart, of which even the reference has few.
+DENSITY_ERROR = {"WRN": 0.25, "Transformer": 0.25, "MUTAG": 0.05, "PROTEINS": 0.05}
+# Lanczos steps of a probe, of which the fewest that do are counted, and the most probes.
+STEPS = {"WRN": (40, 60, 80, 100), "Transformer": (40, 60, 80, 120, 180, 240)}
+STEPS |= {"MUTAG": (40, 60, 80, 120), "PROTEINS": (40, 60, 80)}
+MOST_PROBES = {"WRN": 2, "Transformer": 4, "MUTAG": 20, "PROTEINS": 20}
+TOLERANCES = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)  # are tried until the values are right
 ROUNDING = 2e-6  # of an eigenvalue: what float32's products make of it, about
-STEPS, SPREAD, RUNS = (60, 120), 100, 4
-MOST_PROBES = {"WRN": 4, "Transformer": 6}  # of a peer's density; 12 of the others
+SPREAD, RUNS = 100, 4
 XTRACE = (16, 32, 64, 128, 256, 512)
 
 
@@ -115,20 +119,19 @@ class Counts:
 
 
 def count_all(
-    label: str, operator: HessianOperator, known: Reference, checkpoint: Path, counts: Counts
+    label: str, operator: HessianOperator, known: Reference, counts: Counts
 ) -> dict[str, Costs]:
     """Each tool's costs."""
     found: dict[str, Costs] = {"ours": {}, "PyHessian": {}, "curvlinops": {}}
-    most = MOST_PROBES.get(label, 12)
 
     def as_near() -> float:
         near = [cost["top 5"].off for cost in (found["PyHessian"], found["curvlinops"])]
         return min(TOLERANCE, max(ROUNDING, min(near)))
 
     makers = {
-        "PyHessian": pyhessian(operator, known, most),
-        "curvlinops": curvlinops(operator, known, most, lambda: found["PyHessian"]["trace"]),
-        "ours": {"all": lambda: ours(operator, known, checkpoint, as_near())},
+        "PyHessian": pyhessian(label, operator, known),
+        "curvlinops": curvlinops(label, operator, known, lambda: found["PyHessian"]["trace"]),
+        "ours": {"all": lambda: ours(label, operator, known, as_near())},
     }
     for tool, parts in makers.items():
         for part, make in parts.items():
@@ -163,74 +166,72 @@ def eigenvalue_error(values: Any, expected: np.ndarray) -> float:
     return float(np.max(np.abs(found / right - 1)))
 
 
-# --- ours -----------------------------------------------------------------------------------------
-def ours(operator: HessianOperator, known: Reference, checkpoint: Path, near: float) -> Costs:
-    """As hessian.py measures: the eigenvalues first, trace and density beside what they leave.
+# --- density and trace ----------------------------------------------------------------------------
+class Tridiagonal(NamedTuple):
+    """What Lanczos' steps of one probe leave; the first ones' part is what fewer steps would.
 
-    ``near``: the eigenvalues' relative error to reach.
+    ``values`` are known eigenvalues, of one part in ``dim`` each, that the probe was kept from.
     """
-    flags = [f"--model_file={checkpoint}", f"--top_n={TOP}", "--bottom_n=0", "--max_steps=400"]
-    flags += ["--probes=500", "--trace_probes=10000"]
-    args = hessian.parse_args(flags)
-    pieces: dict[str, np.ndarray] = {}
 
-    def top(tolerance: float, matrix: Counted) -> float:
-        args.tol = tolerance
-        with Progress("eigenvalues") as progress:
-            pieces.update(eigenvalues(matrix, args, progress))  # type: ignore[arg-type]
-        return eigenvalue_error(pieces["eigenvalues"], known.values)
+    diagonal: np.ndarray
+    off_diagonal: np.ndarray
+    values: np.ndarray = np.zeros(0)
+    dim: int = 1
 
-    def rest(args: argparse.Namespace, record: dict[str, Any], matrix: Counted) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            kept = Unfinished(Path(folder) / "spectrum", {}, False)
-            kept.pieces["eigenvalues"] = pieces
-            nodes, weights = measure(lambda layers: matrix, args, record, kept, (None, {}))  # type: ignore[arg-type,return-value]
-        return known.distance(nodes, weights)
+    @classmethod
+    def of(cls, nodes: np.ndarray, vectors: np.ndarray) -> Tridiagonal:
+        """From its eigenvalues and its eigenvectors, which are columns."""
+        matrix = (vectors * nodes) @ vectors.T
+        return cls(matrix.diagonal(), matrix.diagonal(1))
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = by_tolerance(operator, top, near)
-        alone: dict[str, Any] = {}
-        together: dict[str, Any] = {}
-        few = argparse.Namespace(**{**vars(args), "probes": 1, "lanczos_steps": 1})
-        trace = counted(operator, partial(rest, few, alone))
-        for args.lanczos_steps in STEPS:
-            both = counted(operator, partial(rest, args, together))
-            if both.off <= DENSITY_ERROR:
-                break
-    trace = trace._replace(off=alone["trace_standard_error"] / abs(known.trace))
-    print(
-        f"ours: trace {together['trace']:.5g} +- {together['trace_standard_error']:.2g}, alone "
-        f"{alone['trace']:.5g}; reference {known.trace:.5g} +- {known.error:.2g}; "
-        f"products {together['products']}; density's own error {together['density_error']:.3f} "
-        f"with {args.lanczos_steps} steps"
-    )
-    density = both._replace(products=together["products"]["density"])
-    parts = {"trace": trace, "density": density, "all": both}
-    return found | {name: cost.and_before(found["top 5"]) for name, cost in parts.items()}
+    def quadrature(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes and weights that so many steps give, those left out with weight 0."""
+        steps = min(steps, len(self.diagonal))
+        nodes, vectors = eigh_tridiagonal(self.diagonal[:steps], self.off_diagonal[: steps - 1])
+        left = 1 - len(self.values) / self.dim
+        weights = [np.full(len(self.values), 1 / self.dim), left * vectors[0] ** 2]
+        return np.concatenate([self.values, nodes]), np.concatenate(weights)
 
 
-# --- the peers ------------------------------------------------------------------------------------
 def probed(
-    operator: HessianOperator, probe: Callable[..., Any], known: Reference, most: int
+    label: str,
+    operator: HessianOperator,
+    known: Reference,
+    probe: Callable[[Counted, int], Tridiagonal],
+    power: int = 2,
 ) -> Cost:
-    """Probes until the density is near enough, or until their spread says how many would be."""
-    rows: list[list[np.ndarray]] = [[], []]
+    """The fewest products whose density is near enough, or how many their spread says would be.
 
-    def run(matrix: Counted) -> float:
-        off = np.inf
-        while off > DENSITY_ERROR and len(rows[0]) < most:
-            for row, new in zip(rows, probe(matrix), strict=True):
-                row.append(np.asarray(new).ravel())
-            off = known.distance(np.stack(rows[0]), np.stack(rows[1]))
-        return off
+    Args:
+        label: of the case.
+        operator: the matrix.
+        known: the reference.
+        probe: the algorithm with so many steps.
+        power: of a probe's steps, to which its time beside the products grows.
+    """
+    goal, steps, found = DENSITY_ERROR[label], STEPS[label], list[Tridiagonal]()
+    best = Cost(0, 0.0, np.inf)
 
-    cost = counted(operator, run)
-    if cost.off <= DENSITY_ERROR:
-        return cost
+    def off(count: int) -> float:
+        pairs = [t.quadrature(count) for t in found]
+        return known.distance(*(np.concatenate(each) for each in zip(*pairs, strict=True)))
+
+    while len(found) < MOST_PROBES[label] and not best.products:
+        cost = counted(operator, lambda matrix: found.append(probe(matrix, steps[-1])) or 0.0)
+        best = best._replace(beside=best.beside + cost.beside)
+        near = [(count, off(count)) for count in steps]
+        enough = [(count, distance) for count, distance in near if distance <= goal]
+        if enough:
+            share = (enough[0][0] / steps[-1]) ** power
+            best = Cost(len(found) * enough[0][0], best.beside * share, enough[0][1])
+    if best.products:
+        return best
     # The distance is expected to be sqrt(2 / pi) of that error, and falls as a standard error does.
-    expected = math.sqrt(2 / math.pi) * distribution_error(np.stack(rows[0]), np.stack(rows[1]))
-    more = max(1.0, (expected / DENSITY_ERROR) ** 2)
-    return Cost(math.ceil(cost.products * more), cost.beside * more, cost.off, True)
+    rows = [t.quadrature(steps[-1]) for t in found]
+    spread = distribution_error(*(np.stack(each) for each in zip(*rows, strict=True)))
+    more = max(1.0, (math.sqrt(2 / math.pi) * spread / goal) ** 2)
+    products = math.ceil(len(found) * steps[-1] * more)
+    return Cost(products, best.beside * more, near[-1][1], True)
 
 
 def sampled(
@@ -249,6 +250,46 @@ def sampled(
     return Cost(count, cost.beside * count / SPREAD, off, count > SPREAD)
 
 
+# --- the tools ------------------------------------------------------------------------------------
+def ours(label: str, operator: HessianOperator, known: Reference, near: float) -> Costs:
+    """As hessian.py measures: the eigenvalues first, trace and density beside what they leave.
+
+    ``near``: the eigenvalues' relative error to reach.
+    """
+    flags = ["--model_file=none", f"--top_n={TOP}", "--bottom_n=0", "--max_steps=400"]
+    args = hessian.parse_args(flags)
+    pieces: dict[str, np.ndarray] = {}
+    numbers = iter(range(10**6))
+
+    def top(tolerance: float, matrix: Counted) -> float:
+        args.tol = tolerance
+        with Progress("eigenvalues") as progress:
+            pieces.update(eigenvalues(matrix, args, progress))  # type: ignore[arg-type]
+        return eigenvalue_error(pieces["eigenvalues"], known.values)
+
+    def sample(matrix: Counted) -> float:
+        start = stochastic.direction(operator.flat, (0, TRACE, next(numbers)))
+        return stochastic.trace_sample(matrix, settled, start)
+
+    def probe(matrix: Counted, steps: int) -> Tridiagonal:
+        start = stochastic.direction(operator.flat, (0, DENSITY, next(numbers)))
+
+        def rest(v: Tensor) -> Tensor:
+            return stochastic.outside(settled.vectors, matrix(v))
+
+        t = lanczos(rest, stochastic.outside(settled.vectors, start), steps)
+        return Tridiagonal(t.diagonal, t.off_diagonal, settled.values, operator.flat.numel())
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = by_tolerance(operator, top, near)
+    settled = known_of(pieces, operator.flat)
+    trace = sampled(operator, sample, known)
+    density = probed(label, operator, known, probe)
+    # A probe's first product gives a sample of the trace too, which isn't taken into account.
+    parts = {"trace": trace, "density": density, "all": density.and_before(trace)}
+    return found | {name: cost.and_before(found["top 5"]) for name, cost in parts.items()}
+
+
 class Substituted(peer_hessian):
     """PyHessian's class with our product."""
 
@@ -262,7 +303,7 @@ class Substituted(peer_hessian):
         return float(product @ flat), self.matrix.operator.split(product)
 
 
-def pyhessian(operator: HessianOperator, known: Reference, most: int) -> Makers:
+def pyhessian(label: str, operator: HessianOperator, known: Reference) -> Makers:
     """PyHessian 0.1's power iteration, Hutchinson's trace and Lanczos."""
 
     def top(tolerance: float, matrix: Counted) -> float:
@@ -270,10 +311,17 @@ def pyhessian(operator: HessianOperator, known: Reference, most: int) -> Makers:
         print(f"PyHessian's eigenvalues {values}, right {known.magnitudes}")
         return eigenvalue_error(values, known.magnitudes)
 
-    def density() -> Costs:
-        with patch.object(torch, "eig", _eig, create=True):
-            call = lambda matrix: Substituted(matrix).density(STEPS[0], 1)  # noqa: E731
-            return {"density": probed(operator, call, known, most)}
+    def probe(matrix: Counted, steps: int) -> Tridiagonal:
+        seen: list[Tensor] = []
+
+        def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
+            seen.append(matrix.double())
+            values, vectors = torch.linalg.eigh(matrix)
+            return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
+
+        with patch.object(torch, "eig", eig, create=True):
+            Substituted(matrix).density(steps, 1)
+        return Tridiagonal(seen[0].diagonal().numpy(), seen[0].diagonal(1).numpy())
 
     return {
         "top 5": lambda: by_tolerance(operator, top, TOLERANCE),
@@ -281,17 +329,12 @@ def pyhessian(operator: HessianOperator, known: Reference, most: int) -> Makers:
         "trace": lambda: {
             "trace": sampled(operator, lambda m: Substituted(m).trace(1, 0.0)[0], known)
         },
-        "density": density,
+        "density": lambda: {"density": probed(label, operator, known, probe)},
     }
 
 
-def _eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(matrix)
-    return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
-
-
 def curvlinops(
-    operator: HessianOperator, known: Reference, most: int, plain: Callable[[], Cost]
+    label: str, operator: HessianOperator, known: Reference, plain: Callable[[], Cost]
 ) -> Makers:
     """Curvlinops with what its documentation takes; ``plain``: Hutchinson's samples."""
 
@@ -303,18 +346,18 @@ def curvlinops(
         return eigenvalue_error(values, known.values)
 
     def extrapolated(products: int) -> Cost:
-        """XTrace's, of one run; off by the root of the mean squared error of ``RUNS``."""
+        """XTrace's, of one run; off by the spread of ``RUNS``, since it is unbiased."""
 
         def run(matrix: Counted) -> float:
             found = [float(xtrace(matrix, products)) for _ in range(RUNS)]
-            return float(np.sqrt(np.mean((np.array(found) / known.trace - 1) ** 2)))
+            return float(np.std(found, ddof=1) / abs(known.trace))
 
         cost = counted(operator, run)
         return cost._replace(products=cost.products // RUNS, beside=cost.beside / RUNS)
 
     def trace() -> Costs:
         for count in XTRACE:
-            if count >= plain().products:
+            if count >= min(plain().products, operator.flat.numel()):
                 break
             cost = extrapolated(count)
             if cost.off <= TRACE_ERROR:
@@ -322,12 +365,12 @@ def curvlinops(
                 return {"trace": fewer if fewer.off <= TRACE_ERROR else cost}
         return {"trace": plain()}
 
-    def density(matrix: Counted) -> tuple[Tensor, Tensor]:
-        values, vectors = fast_lanczos(matrix, STEPS[0])
-        return values, vectors[0] ** 2
+    def probe(matrix: Counted, steps: int) -> Tridiagonal:
+        nodes, vectors = fast_lanczos(matrix, steps)
+        return Tridiagonal.of(nodes.double().numpy(), vectors.double().numpy())
 
     return {
         "top 5": lambda: by_tolerance(operator, top, TOLERANCE),
         "trace": trace,
-        "density": lambda: {"density": probed(operator, density, known, most)},
+        "density": lambda: {"density": probed(label, operator, known, probe, 1)},
     }

@@ -30,8 +30,8 @@ from utilities.files import atomic_write, sha256_of
 TOP = 5  # eigenvalues
 # Of the reference: probes, their steps, and the most samples of the trace.
 LONG = {
-    "WRN": (3, 80, 150),
-    "Transformer": (4, 100, 400),
+    "WRN": (1, 200, 150),
+    "Transformer": (2, 400, 400),
     "MUTAG": (30, 200, 6000),
     "PROTEINS": (10, 120, 1600),
 }

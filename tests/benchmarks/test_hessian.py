@@ -19,7 +19,7 @@ from benchmarks.hessian_reference import Reference, reference
 from benchmarks.surface import Subject
 from loss_landscape.my_pyhessian.operators import HessianOperator
 
-SIZE = 120
+SIZE = 300
 EIGENVALUES = np.concatenate([[-9.5, 5, 6, 7, 8.5, 10], np.linspace(-0.5, 0.5, SIZE - 6)])
 
 
@@ -55,8 +55,8 @@ def arguments(data_dir: Path, *flags: str):
 def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Cost]]:
     operator: Any = Dense()
     path = tmp_path_factory.mktemp("counts") / "kept"
-    found = count_all("MUTAG", operator, exact(), path, Counts(path))
-    assert count_all("MUTAG", None, exact(), path, Counts(path)) == found  # type: ignore[arg-type]
+    found = count_all("MUTAG", operator, exact(), Counts(path))
+    assert count_all("MUTAG", None, exact(), Counts(path)) == found  # type: ignore[arg-type]
     return found
 
 
@@ -83,7 +83,7 @@ def test_every_product_is_counted() -> None:
     torch.testing.assert_close(counted @ vectors, operator.matrix[:, :3])
     torch.testing.assert_close(counted @ vectors[:, 0], operator.matrix[:, 0])
     assert counted.count == 4 and counted.inside > 0
-    makers = curvlinops(operator, exact(), 1, lambda: Cost(10**6, 0, 0.02, True))
+    makers = curvlinops("MUTAG", operator, exact(), lambda: Cost(10**6, 0, 0.02, True))
     assert makers["density"]()["density"].products >= 60
 
 
