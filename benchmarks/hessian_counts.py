@@ -42,7 +42,7 @@ TOLERANCE, TRACE_ERROR = 1e-3, 0.02
 DENSITY_ERROR = {"WRN": 0.25, "Transformer": 0.25, "MUTAG": 0.05, "PROTEINS": 0.05}
 # Lanczos steps of a probe, of which the fewest that do are counted, and the most probes.
 STEPS = {"WRN": (40, 60, 80, 100), "Transformer": (40, 60, 80, 120, 180, 240)}
-STEPS |= {"MUTAG": (40, 60, 80, 120), "PROTEINS": (40, 60, 80)}
+STEPS |= {"MUTAG": (40, 60, 80, 120), "PROTEINS": (40, 60, 80, 120)}
 MOST_PROBES = {"WRN": 2, "Transformer": 4, "MUTAG": 20, "PROTEINS": 20}
 TOLERANCES = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)  # are tried until the values are right
 ROUNDING = 2e-6  # of an eigenvalue: what float32's products make of it, about
