@@ -17,7 +17,6 @@ from studies.known_runs import (
     SHARPNESS,
     STAGE,
     KnownRuns,
-    as_row,
     sharpness_command,
     training_command,
 )
@@ -61,17 +60,10 @@ def collected(state: Progression) -> list[Row]:
 
 
 def row(state: Progression, job: Job) -> Row:
-    """What there is of one finished training."""
-    if job in state.from_table:
-        return as_row(state.from_table[job])
-    plan, study = state.plan, state.plan.study
-    args, content = plan.args(job), result(plan.args(job))
-    assert content is not None and job.value is not None, job
-    best: Path = args.run.best
-    checkpoint = best.relative_to(plan.out_dir).as_posix()
-    sharpness = replace(job, stage="measures", kind=SHARPNESS)
-    metrics = {name: content["metrics"].get(name, "") for name in METRICS}
-    return {
+    """What there is of one finished training, under the names that the study has now."""
+    study = state.plan.study
+    assert job.value is not None, job
+    names = {
         "study": study.name,
         "stage": STAGE[job.stage],
         "data": job.data,
@@ -80,6 +72,21 @@ def row(state: Progression, job: Job) -> Row:
         "seed": job.seed,
         "fold": "" if job.fold is None else job.fold,
         "chosen": f"{study.optimizer(job.optimizer).tuned}={job.value:g}",
+    }
+    known = state.from_table.get(job)
+    return {**(_trained(state, job) if known is None else state.known.cells(known)), **names}
+
+
+def _trained(state: Progression, job: Job) -> Row:
+    """What the files of a training hold."""
+    plan = state.plan
+    args, content = plan.args(job), result(plan.args(job))
+    assert content is not None, job
+    best: Path = args.run.best
+    checkpoint = best.relative_to(plan.out_dir).as_posix()
+    sharpness = replace(job, stage="measures", kind=SHARPNESS)
+    metrics = {name: content["metrics"].get(name, "") for name in METRICS}
+    return {
         "epochs": args.epochs,
         "passes": round(args.epochs * passes_a_step(args), 6),
         **metrics,
@@ -88,7 +95,7 @@ def row(state: Progression, job: Job) -> Row:
         **measured(state, job),
         "checkpoint": checkpoint,
         "sha256": sha256_of(best),
-        "command": training_command(plan, job),
+        "command": training_command(plan, job, content["train_args"].get("threads")),
         "processor": content["versions"].get("processor", ""),
         "torch": content["versions"].get("torch", ""),
         "threads": content["train_args"].get("threads") or "",

@@ -5,23 +5,37 @@ Such as on another machine: ``runs.csv`` of a report is all that is left of the 
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from studies.plan import Job, Plan, words
-from studies.runs_file import TrainedRun, read_runs
+from studies.runs_file import MEASURED, NUMBERS, TrainedRun, read_runs
 from studies.table import SCRIPTS
 from utilities.cli import Parser
 
 STAGE = {"trials": "trial", "runs": "run"}
 SHARPNESS = "sharpness"
 WHOLE = ("epochs", "best_epoch")
+THREADS = re.compile(r"--threads=\d+")
 
 
-def training_command(plan: Plan, job: Job) -> str:
-    """A training's command line without folders, by which a table knows it."""
-    return shlex.join(["python", plan.study.script, *plan.command(job).flags])
+def training_command(plan: Plan, job: Job, threads: int | None = None) -> str:
+    """A training's command line without folders, by which a table knows it.
+
+    Args:
+        plan: the study's.
+        job: the training.
+        threads: that it had, if they may be others than the plan's.
+    """
+    command = shlex.join(["python", plan.study.script, *plan.command(job).flags])
+    return THREADS.sub(f"--threads={threads}", command) if threads else command
+
+
+def same_commands(one: str, other: str) -> bool:
+    """Whether two command lines make the same result: only the number of threads may differ."""
+    return THREADS.sub("", one) == THREADS.sub("", other)
 
 
 def sharpness_command(plan: Plan, checkpoint: str) -> str:
@@ -50,22 +64,37 @@ class KnownRuns:
             raise ValueError(
                 f"{path}: runs of the study {runs[0].study!r}, not of {plan.study.name!r}"
             )
-        self.rows = {(run.stage, run.command): run for run in runs}
+        self.rows = {(run.stage, THREADS.sub("", run.command)): run for run in runs}
 
     def row(self, training: Job) -> TrainedRun | None:
         """The row of a training, if it has all that the study asks of it.
 
         A measure that has files of its own, such as a surface, needs the checkpoint.
         """
-        row = self.rows.get((STAGE[training.stage], training_command(self.plan, training)))
+        command = THREADS.sub("", training_command(self.plan, training))
+        row = self.rows.get((STAGE[training.stage], command))
+        if row is None or not {self.plan.study.trials.select, "test_acc"} <= row.numbers.keys():
+            return None
         kinds = [job.kind for job in self.plan.measures_of(training)]
-        whole = row is not None and all(self.measured(row, kind) for kind in kinds)
-        return row if whole else None
+        return row if all(self.measured(row, kind) for kind in kinds) else None
 
     def measured(self, row: TrainedRun, kind: str) -> bool:
         """Whether a row has what was measured, with the study's settings."""
-        known = row.sharpness_command == sharpness_command(self.plan, row.checkpoint)
-        return kind == SHARPNESS and known
+        asked = sharpness_command(self.plan, row.checkpoint)
+        return kind == SHARPNESS and bool(asked) and same_commands(row.sharpness_command, asked)
+
+    def cells(self, row: TrainedRun) -> dict[str, Any]:
+        """A row as it was read, to be written again.
+
+        Without what was measured with other settings than the study's, which would stand among
+        values of those.
+        """
+        numbers = {k: int(v) if k in WHOLE else v for k, v in row.numbers.items()}
+        origin = {k: v for k, v in vars(row).items() if k != "numbers"}
+        if not self.measured(row, SHARPNESS):
+            numbers = {k: v for k, v in numbers.items() if k in NUMBERS and k not in MEASURED}
+            origin["sharpness_command"] = ""
+        return {**origin, **numbers}
 
 
 def add_known_flag(parser: Parser) -> None:
@@ -76,10 +105,3 @@ def add_known_flag(parser: Parser) -> None:
         help="a table of runs, such as studies/reports/gcn/runs.csv: what it has, made by the same "
         "command lines, counts as done",
     )
-
-
-def as_row(run: TrainedRun) -> dict[str, Any]:
-    """A row as it was read, to be written again."""
-    numbers = {k: int(v) if k in WHOLE else v for k, v in run.numbers.items()}
-    own = {k: v for k, v in vars(run).items() if k != "numbers"}
-    return {**own, "fold": "" if run.fold is None else run.fold, **numbers}

@@ -279,6 +279,9 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
     """Carry out what is left, and say how that went."""
     gpu, before = torch.cuda.is_available(), len(state.done)
     print(f"{before} results are there, {len(state.waiting)} runs are to be done", flush=True)
+    if args.known:
+        rows, known = len(state.known.rows), len(state.from_table)
+        print(f"{known} of them only {args.known} has, a table of {rows} runs and trials")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     with ExitStack() as stack:
         if args.ray is None:

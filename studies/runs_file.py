@@ -18,10 +18,10 @@ from typing import Any
 from utilities.files import atomic_write
 
 WORDS = ("study", "stage", "data", "optimizer", "base", "seed", "fold", "chosen")
+MEASURED = ("lambda_max", "lambda_5", "trace", "trace_standard_error")
 NUMBERS = (
     *("epochs", "passes", "val_acc", "val_f1", "test_acc", "test_f1", "test_loss"),
-    *("train_acc", "train_loss", "best_epoch", "seconds"),
-    *("lambda_max", "lambda_5", "trace", "trace_standard_error"),
+    *("train_acc", "train_loss", "best_epoch", "seconds", *MEASURED),
 )
 ORIGIN = ("checkpoint", "sha256", "command", "sharpness_command")
 COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)

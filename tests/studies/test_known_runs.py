@@ -40,7 +40,8 @@ def test_only_what_needs_a_checkpoint_is_trained_again(known, tmp_path, run_here
     # SAM's fold 0 for its surface, all of fold 1 for their spectra, and two of these once more.
     assert len(todo) == 4 + 2
     assert all("--seed=1" in line and ("--fold=1" in line or "SAM" in line) for line in todo)
-    assert run_here(runner.main, *flags).returncode == 0
+    done = run_here(runner.main, *flags)
+    assert done.returncode == 0 and f"12 of them only {runs} has, a table of 16" in done.stdout
     assert len(list(tmp_path.glob("to_plot/*_last.pt"))) == 4
     assert read(tmp_path / "runs.csv") == read(runs)
     # And once more, from the table that this made.
@@ -71,12 +72,65 @@ def test_runs_of_other_settings_are_not_known(old, new, left, known, tmp_path, r
     assert len(commands(run_here(runner.main, *flags))) == left
 
 
+def test_other_threads_make_the_same_run(known, tmp_path: Path, run_here) -> None:
+    """As where the checkpoints are there; a report knows of no number of threads."""
+    table, runs = known
+    flags = (table, f"--known={runs}", f"--out_dir={tmp_path}", "--print", "--threads=2")
+    assert len(commands(run_here(runner.main, *flags))) == 4 + 2
+
+
+def test_what_other_settings_measured_is_left_out(known, tmp_path: Path, run_here) -> None:
+    """Of runs whose sharpness the study doesn't ask for, too: it would stand beside the others."""
+    _, runs = known
+    text = SMALL.replace('"m_sharpness"], samples = 32', '"m_sharpness"], samples = 31')
+    text = text.replace("[1]\nfolds = [0]\n[measures.sur", "[2]\nfolds = [1]\n[measures.sur")
+    assert text.count("seeds = [1]\nfolds = [0]") == 1  # of the surface
+    output = reported(write(tmp_path, text), runs, tmp_path, run_here)
+    trained = [row for row in read(output / "runs.csv") if row["stage"] == "run"]
+    assert [(row["seed"], row["fold"]) for row in trained].count(("1", "0")) == 2
+    for row in trained:
+        assert not row["lambda_max"] + row["sharpness_command"] and row["test_acc"]
+        assert (
+            row["command"]
+            and not any(name.startswith("sharpness:") for name in row)
+            and row["command"]
+        )
+
+
+def test_rows_get_the_names_that_the_study_has_now(known, tmp_path: Path, run_here) -> None:
+    """What they are compared to as well."""
+    _, runs = known
+    text = SMALL.replace('base = "ADAM"', 'base = "SAM"').replace("ADAM, twice", "ADAM; twice")
+    output = reported(write(tmp_path, text), runs, tmp_path, run_here)
+    bases = {(row["optimizer"], row["base"]) for row in read(output / "runs.csv")}
+    assert bases == {("ADAM", "SAM"), ("ADAM; twice the epochs", "SAM"), ("SAM", "")}
+
+
+def test_a_row_without_results_is_not_known(known, tmp_path: Path, run_here) -> None:
+    """Such as one that somebody has emptied: its validation chose a value."""
+    table, runs = known
+    lines = runs.read_text().splitlines()
+    cells = lines[1].split(",")
+    cells[lines[0].split(",").index("val_acc")] = ""
+    changed = tmp_path / "changed.csv"
+    changed.write_text("\n".join([lines[0], ",".join(cells), *lines[2:], ""]))
+    flags = (table, f"--known={changed}", f"--out_dir={tmp_path}", "--print")
+    todo = commands(run_here(runner.main, *flags))
+    assert "--seed=100" in todo[0] and not any("--seed=100" in line for line in todo[1:])
+
+
+def reported(table: Path, runs: Path, folder: Path, run_here) -> Path:
+    """The folder of a report on known runs alone."""
+    (folder / "out").mkdir()
+    flags = (f"--known={runs}", f"--out_dir={folder / 'out'}", f"--output={folder / 'report'}")
+    done = run_here(study.main, "report", table, *flags)
+    assert done.returncode == 0, done.stderr
+    return folder / "report"
+
+
 def test_the_report_is_of_known_runs_too(known, tmp_path: Path, run_here) -> None:
     table, runs = known
-    (tmp_path / "out").mkdir()
-    flags = (f"--known={runs}", f"--out_dir={tmp_path / 'out'}", f"--output={tmp_path}")
-    assert run_here(study.main, "report", table, *flags).returncode == 0
-    text = (tmp_path / "report.md").read_text("utf-8")
+    text = (reported(table, runs, tmp_path, run_here) / "report.md").read_text("utf-8")
     assert "8 of 12 planned runs are in this report, and 4 of 4 trials" in text
     assert "Of 8 runs the checkpoints are not at hand" in text
 
@@ -88,3 +142,6 @@ def test_another_studys_table_is_refused(known, tmp_path: Path, run_here) -> Non
     assert result.returncode == 2 and "runs of the study 'small', not of 'other'" in result.stderr
     result = run_here(runner.main, table, f"--known={tmp_path / 'none.csv'}", "--print")
     assert result.returncode == 2 and "no such file" in result.stderr
+    flags = (f"--known={runs}", f"--runs={runs}", f"--out_dir={tmp_path}", f"--output={tmp_path}")
+    result = run_here(study.main, "report", table, *flags)
+    assert result.returncode == 2 and "--known: has no effect with --runs" in result.stderr
