@@ -167,7 +167,7 @@ class MinimaFiles:
 
     def along_training(self, data: str) -> Together[AlongTraining]:
         """Largest eigenvalues at the epochs that runs of one seed and fold kept."""
-        found = self._together(data, lambda files: epochs_path(files.spectrum), _along_training)
+        found = self._together(data, lambda files: epochs_path(files.spectrum), read_along)
         return found if any(len(each.values) > 1 for each in found.values()) else Together()
 
     def _together(
@@ -209,8 +209,13 @@ def _spectrum(path: Path, minimum: Minimum) -> Spectrum:
     return spectrum
 
 
-def _along_training(path: Path, minimum: Minimum) -> AlongTraining:
-    """Of each epoch whose checkpoint is still there it is checked."""
+def read_along(path: Path, minimum: Minimum) -> AlongTraining:
+    """What was measured along the training of a minimum, and of no other.
+
+    Raises:
+        OSError, ValueError: not there, damaged, of other settings, or of other weights than those
+            that are still there.
+    """
     said, rows = read_epochs(path)
     best = checkpoint.load(minimum.files.best)
     if differing(said.get("run", {}), run_settings(best)):

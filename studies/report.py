@@ -179,7 +179,7 @@ class Report:
 
     def _beside(self, data: str) -> str:
         two = (self.study.base, report_text.TRAINED)
-        made = beside(self.files, data, two)
+        made = beside(self.files, data, two) if len(set(two)) == 2 else None
         if made is None:
             return ""
         caption = (
@@ -296,7 +296,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, help="folder of the report (default: studies/reports/<table>)"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.runs and args.known:
+        parser.error("--known: has no effect with --runs, which is all that is reported on")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

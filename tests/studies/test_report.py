@@ -242,6 +242,18 @@ def test_a_training_run_once_more_that_ended_otherwise_is_left_out(
     assert list(files.along_training("MUTAG")) == ["ADAM"]
     (note,) = files.notes
     assert note.startswith(f"{again.relative_to(folder)}, run once more to keep epochs, has other")
+    made = beside(files, "MUTAG", ("ADAM", "SAM"))
+    assert made is not None and set(files.notes) == {note}
+    assert "Sharpness along the training" not in [ax.get_title() for ax in made.figure.axes]
+
+
+def test_a_study_whose_base_is_sam_puts_it_beside_nothing(real: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(real, folder)
+    table = folder / "small.toml"
+    table.write_text(table.read_text().replace('base = "ADAM"', 'base = "SAM"'))
+    text = report_of(folder, tmp_path / "out")
+    assert "SAM beside SAM" not in text and "Files that were left out" not in text
 
 
 def test_edges_of_stability_are_drawn_where_they_are_near() -> None:
