@@ -14,7 +14,10 @@ FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # which decide about 
 
 
 def processor() -> str:
-    """The processor with the instructions that matter, after a GPU that this process has used."""
+    """The processor with the instructions that matter, after a GPU that this process has used.
+
+    Where the system doesn't say the instructions, none are named.
+    """
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_initialized() else ""
     return gpu + _cpu()
 
@@ -24,5 +27,7 @@ def _cpu() -> str:
     text = CPU_INFO.read_text(errors="replace") if CPU_INFO.exists() else ""
     found = re.search(r"model name\s*:\s*(.+)", text)
     name = found[1].strip() if found else platform.processor() or platform.machine()
+    if not re.search(r"^flags\s*:", text, re.MULTILINE):  # not Linux, or no x86
+        return name
     features = [flag for flag in FEATURES if re.search(rf"\b{flag}\b", text)]
     return f"{name} ({', '.join(features) or 'no AVX2'})"
