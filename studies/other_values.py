@@ -30,9 +30,9 @@ def other_values(plan: Plan, chosen: Mapping[str, float]) -> list[str]:
                 others.setdefault(getattr(args, base.tuned, None), []).append(optimizer.name)
         others.pop(value, None)
         lines += [
-            f"on {data}, {list_text(names)}: {base.tuned} {other:g}, where {base.name}'s trials "
-            f"chose {value:g}, so that the difference to {base.name} is of that too"
+            f"on {data}, {list_text(names)}: {base.tuned} {other:g}, where {base.name} "
+            f"trains at {value:g}, so that the difference to {base.name} is of that too"
             for other, names in others.items()
-            if isinstance(other, float)
+            if isinstance(other, int | float)
         ]
     return lines

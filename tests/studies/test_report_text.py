@@ -169,7 +169,7 @@ def test_a_base_whose_chosen_rate_is_not_the_others_is_said(tmp_path: Path) -> N
         if row["optimizer"].startswith("ADAM") and row["data"] == "MUTAG":
             row["chosen"] = "learning_rate=0.03"
     assert report_settings.rates(analysis(tmp_path, made).results) == (
-        "- On MUTAG, SAM: learning\\_rate 0.01, where ADAM's trials chose 0.03, so that the "
+        "- On MUTAG, SAM: learning\\_rate 0.01, where ADAM trains at 0.03, so that the "
         "difference to ADAM is of that too."
     )
     for row in made:
