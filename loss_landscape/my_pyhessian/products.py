@@ -85,7 +85,8 @@ class Way(NamedTuple):
             way = cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise ValueError(f"the products' way, {text[:60]!r}, is none") from error
-        if way.layers not in SAID or not {way.kept, way.compiled} <= {True, False}:
+        both = isinstance(way.kept, bool) and isinstance(way.compiled, bool)
+        if not isinstance(way.layers, str) or way.layers not in SAID or not both:
             raise ValueError(f"the products' way, {text[:60]!r}, is unknown")
         return way
 
