@@ -30,7 +30,7 @@ from studies.collect import RUNS_FILE, collected
 from studies.finished import finished
 from studies.known_runs import KnownRuns, add_known_flag
 from studies.other_values import other_values
-from studies.plan import STAGES, Job, Plan, module_of
+from studies.plan import KEPT, STAGES, Job, Plan, module_of
 from studies.progression import Progression
 from studies.runs_file import write_runs
 from studies.section import Flags
@@ -126,6 +126,8 @@ def note_end(state: Progression, job: Job, code: int) -> None:
     try:
         done = code == 0 and finished(state.plan, job)
         why = f"exit code {code}" if code else "its result is not there"
+        if job.kind == KEPT and not code:  # it found itself finished
+            why += f" (has keep_epochs changed? remove the folder {KEPT} to run it once more)"
     except ValueError as error:
         done, why = False, str(error)
     if not done:

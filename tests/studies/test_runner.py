@@ -22,9 +22,12 @@ import study
 from loss_landscape.epoch_sharpness import read_epochs
 from studies import markdown, runner
 from studies.collect import rows
+from studies.plan import KEPT
+from studies.progression import Progression
 from studies.runs_file import MACHINE
 from studies.table import read_study
 from utilities import checkpoint
+from utilities.files import ROOT
 from utilities.machine import processor
 
 BAD = SMALL.replace(
@@ -75,6 +78,19 @@ def test_a_training_run_once_more_to_keep_epochs_is_the_run_itself(carried_out) 
     for name in again:
         run = whole[name.removeprefix("kept_epochs/")]
         assert all(torch.equal(whole[name][key], run[key]) for key in run), name
+
+
+def test_a_training_that_kept_other_epochs_says_what_to_do(carried_out, tmp_path: Path) -> None:
+    """Started once more it finds itself finished, and does nothing."""
+    _, out = carried_out
+    table = write(tmp_path, SMALL.replace("keep_epochs = 2", "keep_epochs = 1"))
+    plan = runner.make_plan(table, {}, out, ROOT / "data")
+    state = Progression(plan, list(plan.jobs()))
+    state.look()
+    job = state.next()
+    assert job is not None and job.kind == KEPT
+    runner.note_end(state, job, 0)
+    assert "remove the folder kept_epochs to run it once more" in state.failed[job]
 
 
 def test_values_are_chosen_on_validation_alone(carried_out) -> None:
