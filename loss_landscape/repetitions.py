@@ -6,6 +6,7 @@ optimizers: of 19 test graphs a single one is 5 points of accuracy.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,7 @@ from utilities.pictures import COLOURS
 from utilities.runs import identity, run_settings
 from utilities.statistics import Estimate, held_out_ratio, mean_interval, paired
 
+ONE = re.compile(r"(seed|fold) \d+")  # in labels
 OVER = ("seed", "fold", "tag")  # in which the repetitions of a minimum may differ from it
 
 
@@ -85,8 +87,9 @@ def draw_repetitions(axes: Axes, repetitions: Sequence[Repetitions], labels: Seq
     """A row for each minimum, a dot for each run, a grey line for runs of one seed and fold.
 
     The diamond is the mean, with its 95 % interval; the title says how the last differs from the
-    first. Of the labels only what tells them apart is shown.
+    first. Of the labels only what tells them apart is shown, and of no seed or fold.
     """
+    labels = [", ".join(p for p in label.split(", ") if not ONE.fullmatch(p)) for label in labels]
     for row, (upper, lower) in enumerate(pairwise(repetitions)):
         for key in upper.accuracies.keys() & lower.accuracies.keys():
             pair = (upper.accuracies[key], lower.accuracies[key])
@@ -128,4 +131,4 @@ def difference(repetitions: Sequence[Repetitions], labels: Sequence[str]) -> str
     if estimate.reason:
         return f"{said} ({estimate.reason})"
     verdict = "can't be told apart" if estimate.low <= 0 <= estimate.high else "they differ"
-    return f"{said} (95 % interval {estimate.low:+.1f} to {estimate.high:+.1f}): {verdict}"
+    return f"{said}\n(95 % interval {estimate.low:+.1f} to {estimate.high:+.1f}): {verdict}"

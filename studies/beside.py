@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from loss_landscape.epoch_sharpness import Row, epochs_path
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.spectrum_file import spectrum_paths
 from loss_landscape.plot_2D import grid
-from loss_landscape.repetitions import read_repetitions
+from loss_landscape.repetitions import Repetitions
 from loss_landscape.scale import make_scale
 from loss_landscape.together import refuse_different
 from studies.comparisons import pair_text
@@ -57,19 +57,27 @@ def beside(files: MinimaFiles, data: str, optimizers: Sequence[str]) -> Beside |
     if pair is None:
         return None
     two = [minima[pair] for minima in by_pair]
-    repeated = [[minimum.files.best for minimum in group] for group in groups]
+    repetitions = [_repetitions(files, data, name) for name in optimizers]
     try:
-        figure = _draw(two, [path for paths in repeated for path in paths], _along(files, two))
+        figure = _draw(two, repetitions, _along(files, two))
     except (ValueError, OSError) as error:
         files.notes.append(f"no picture of {' beside '.join(optimizers)} on {data}: {error}")
         return None
-    return Beside(
-        figure, pair_text(pair), [minimum.files.best for minimum in two], list(map(len, repeated))
-    )
+    runs = [len(each.accuracies) for each in repetitions]
+    return Beside(figure, pair_text(pair), [minimum.files.best for minimum in two], runs)
 
 
 def _is_measured(run: Run) -> bool:
     return all(path.is_file() for path in (run.surface, *spectrum_paths(run.spectrum)))
+
+
+def _repetitions(files: MinimaFiles, data: str, optimizer: str) -> Repetitions:
+    """All runs in the table, those whose checkpoints are gone among them."""
+    results = files.results
+    accuracies: dict[Hashable, float] = {}
+    for run in results.of(data, optimizer):
+        accuracies[run.pair] = run.numbers["test_acc"]
+    return Repetitions(accuracies, files.tested(data), results.test_to_train(data))
 
 
 def _along(files: MinimaFiles, two: Sequence[Minimum]) -> list[dict[int, Row]]:
@@ -86,7 +94,7 @@ def _along(files: MinimaFiles, two: Sequence[Minimum]) -> list[dict[int, Row]]:
 
 
 def _draw(
-    two: Sequence[Minimum], repeated: Sequence[Path], along: Sequence[dict[int, Row]]
+    two: Sequence[Minimum], repetitions: Sequence[Repetitions], along: Sequence[dict[int, Row]]
 ) -> Figure:
     runs = [minimum.files for minimum in two]
     surfaces = [run.surface for run in runs]
@@ -94,6 +102,5 @@ def _draw(
     refuse_different(surfaces, [m.surface for m in minima])
     spectra = [m.spectrum for m in minima if m.spectrum is not None]
     density_plot.refuse_different([f"spectrum of {run.best.name}" for run in runs], spectra)
-    repetitions = read_repetitions(repeated, [m.content for m in minima])
     scale = make_scale([grid(m.surface, "train_loss").filled(np.nan) for m in minima])
     return compare.draw(minima, "train_loss", scale, repetitions, along)

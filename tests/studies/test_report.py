@@ -136,6 +136,7 @@ def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         training += [f"--optimizer={row['optimizer']}", "--keep_epochs=1", *common]
         run_main(my_train_GCN.main, training)
         (best,) = (folder / "to_plot").glob(f"model_GCN_{row['optimizer']}_*_seed1.pt")
+        row["test_acc"] = checkpoint.load(best)["metrics"]["test_acc"]
         file = f"--model_file={best}"
         run_main(plot_surface.main, [file, "--x=-1:1:3", "--y=-1:1:3", *common])
         few = ["--probes=2", "--trace_probes=2", "--lanczos_steps=5", "--top_n=1"]
