@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from loss_landscape.my_pyhessian.lanczos import (
@@ -24,7 +23,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     nothing_larger_is_hidden,
     without_autocast,
 )
-from loss_landscape.my_pyhessian.stochastic import rademacher
+from loss_landscape.my_pyhessian.stochastic import direction
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
@@ -66,8 +65,8 @@ def largest_eigenvalue(
     Raises:
         ValueError: a product is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    start = rademacher(template.numel(), template, generator)
+    # All directions alike: random signs have nothing of (1, -1, 0, ...) every other time.
+    start = direction(template, (seed,))
     space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
     restarted = False
     for products in range(1, max_products + 1):
