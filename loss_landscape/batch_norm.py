@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loss_landscape.my_pyhessian.batches import Forward, count_samples, forward_pair
+from loss_landscape.my_pyhessian.lanczos import without_autocast
 
 KINDS = ("eval", "recalibrate", "batch")  # of statistics, for curvature and sharpness
 
@@ -121,10 +122,11 @@ def _like(value: Tensor | None, own: Tensor | None) -> Tensor | None:
 EVAL = Statistics()
 
 
+@without_autocast
 def statistics_of(
     kind: str, model: nn.Module, batches: Sequence[Any], forward: Forward = forward_pair
 ) -> Statistics:
-    """The statistics of a kind, at the model's present weights.
+    """The statistics of a kind, at the model's present weights, in their precision.
 
     Args:
         kind: see ``Statistics``.
