@@ -59,8 +59,8 @@ def largest_eigenvalue(
         tick: called after each product.
 
     Returns:
-        Values by name. ``converged`` says that the residual is small enough, and that nothing
-        larger was left to be seen.
+        Values by name. ``converged`` says that the residual is small enough and, unless it was
+        restarted, that nothing larger was left to be seen.
 
     Raises:
         ValueError: a product is not finite.
