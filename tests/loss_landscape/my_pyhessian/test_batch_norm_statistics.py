@@ -26,6 +26,7 @@ from loss_landscape.my_pyhessian.operators import (
 )
 from loss_landscape.my_pyhessian.products import FastProducts, Way
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
+from loss_landscape.my_pyhessian.unfinished import Unfinished
 from loss_landscape.nearby_loss import NearbyLoss
 from loss_landscape.sharpness_file import read_sharpness
 from utilities.ranks import Ranks
@@ -253,6 +254,16 @@ def test_spectra_from_before_the_flag_were_in_eval_mode(
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="differs in --bn;"):
         script.main([*argv, "--bn=batch"])
+
+
+def test_pieces_from_before_the_flag_are_gone_on_with_in_eval_mode_alone(tmp_path: Path) -> None:
+    def begin(settings: dict[str, object]) -> Unfinished:
+        return Unfinished(tmp_path / "a", settings, overwrite=False)
+
+    begin({"--tol": 0.1}).add("way", {"way": torch.ones(1).numpy()})
+    with pytest.raises(ValueError, match="another unfinished spectrum, which differs in --bn;"):
+        begin({"--tol": 0.1, "--bn": "batch"})
+    assert begin({"--tol": 0.1, "--bn": "eval"}).pieces.keys() == {"way"}
 
 
 def test_workers_and_other_splits_have_the_same_statistics(
