@@ -119,6 +119,17 @@ def test_recalibrated_statistics_are_none_of_inference_mode_or_half_precision(wi
         assert torch.equal(found.operator.gradient(), expected.operator.gradient())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_was_told_to_track_no_more_has_these_statistics_too(kind: str) -> None:
+    """It takes those that it has in eval mode; "recalibrate" and "batch" passed it over."""
+    model, batches = net(), images(sizes_for(kind))
+    model[1].track_running_stats = False
+    expected = torch.func.grad(mean_loss(model, batches, kind))(flat(model))
+    found = hessian(model, F.cross_entropy, dataloader=batches, bn=kind).operator.gradient()
+    torch.testing.assert_close(found, expected)
+    assert not model[1].track_running_stats and model[1].momentum == 0.1
+
+
 def test_the_kinds_are_three_matrices() -> None:
     """What the test above compares would be worth little if they were nearly one."""
     model, batches = net(), images((5, 5))
