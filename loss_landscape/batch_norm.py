@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from loss_landscape.my_pyhessian.batches import Forward, count_samples, forward_pair
+from loss_landscape.my_pyhessian.lanczos import without_autocast
 
 KINDS = ("eval", "recalibrate", "batch")  # of statistics, for curvature and sharpness
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms of ``model`` that keep statistics."""
+    """The batch norms of ``model`` that have statistics.
+
+    Where they have, eval mode takes them, whatever ``track_running_stats`` says by now.
+    """
     found = (module for module in model.modules() if isinstance(module, _BatchNorm))
-    return [module for module in found if module.track_running_stats]
+    return [module for module in found if module.running_mean is not None]
 
 
 @contextmanager
@@ -40,10 +44,12 @@ def recalibrated(
     if max(counts) < 2:
         raise ValueError("--bn recalibrate: no batch has two samples; raise --batch_size")
     layers = batch_norms(model.eval())
-    before = [({k: v.clone() for k, v in m.state_dict().items()}, m.momentum) for m in layers]
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in layers]
+    how = [(m.momentum, m.track_running_stats) for m in layers]
     try:
         for layer in layers:
             layer.train()
+            layer.track_running_stats = True
         seen = 0
         for batch, count in zip(batches, counts, strict=True):
             if count > 1:
@@ -56,9 +62,9 @@ def recalibrated(
         yield
     finally:
         model.eval()
-        for layer, (state, momentum) in zip(layers, before, strict=True):
+        for layer, state, (momentum, tracks) in zip(layers, before, how, strict=True):
             layer.load_state_dict(state)
-            layer.momentum = momentum
+            layer.momentum, layer.track_running_stats = momentum, tracks
 
 
 def _samples(batch: Any) -> int:
@@ -121,10 +127,11 @@ def _like(value: Tensor | None, own: Tensor | None) -> Tensor | None:
 EVAL = Statistics()
 
 
+@without_autocast
 def statistics_of(
     kind: str, model: nn.Module, batches: Sequence[Any], forward: Forward = forward_pair
 ) -> Statistics:
-    """The statistics of a kind, at the model's present weights.
+    """The statistics of a kind, at the model's present weights, in their precision.
 
     Args:
         kind: see ``Statistics``.

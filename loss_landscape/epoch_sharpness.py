@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from loss_landscape.my_pyhessian.lanczos import (
@@ -24,7 +23,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     nothing_larger_is_hidden,
     without_autocast,
 )
-from loss_landscape.my_pyhessian.stochastic import rademacher
+from loss_landscape.my_pyhessian.stochastic import direction
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
@@ -60,14 +59,14 @@ def largest_eigenvalue(
         tick: called after each product.
 
     Returns:
-        Values by name. ``converged`` says that the residual is small enough, and that nothing
-        larger was left to be seen.
+        Values by name. ``converged`` says that the residual is small enough and, unless it was
+        restarted, that nothing larger was left to be seen.
 
     Raises:
         ValueError: a product is not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
-    start = rademacher(template.numel(), template, generator)
+    # All directions alike: random signs have nothing of (1, -1, 0, ...) every other time.
+    start = direction(template, (seed,))
     space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
     restarted = False
     for products in range(1, max_products + 1):

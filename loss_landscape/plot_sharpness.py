@@ -176,9 +176,12 @@ def measure_run(args: argparse.Namespace, kept: Kept) -> tuple[Path, Curve]:
     with locked(path, "--out_dir puts this one elsewhere"):
         file = EpochsFile.open(path, settings, args.overwrite)
         _measure_missing(args, kept, restored, batches, file)
-        rows = {epoch: file.rows[epoch] for epoch in kept.files}
-        curve = _curve(kept, restored, rows, whole.title)
+        # The edge of all epochs that the file has, of which some may not be drawn now.
+        curve = _curve(kept, restored, dict(sorted(file.rows.items())), whole.title)
         file.add_edge(curve.edge.formula, curve.edge.why, curve.edges)
+    rows = {epoch: curve.rows[epoch] for epoch in kept.files}
+    edges = {epoch: edge for epoch, edge in curve.edges.items() if epoch in rows}
+    curve = replace(curve, rows=rows, edges=edges)
     print("\n".join([whole.title, *summary(curve)]))
     return path, curve
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from loss_landscape.my_pyhessian.spectrum_file import LATER
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
@@ -56,7 +57,8 @@ class Unfinished:
     def _is_of(self, said: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
         remedy = "give its flags again, or --overwrite begins anew"
         try:
-            old = dict(json.loads(said.read_text(encoding="utf-8")))
+            later = {f"--{name}": value for name, value in LATER.items()}
+            old = {**later, **json.loads(said.read_text(encoding="utf-8"))}
         except (ValueError, TypeError) as error:
             if overwrite:
                 return False

@@ -73,6 +73,18 @@ def test_an_eigenvalue_that_the_search_has_nothing_of_is_not_called_the_largest(
         assert hidden_share(space, 6.0) < 0.1 / DIM
 
 
+def test_an_eigenvector_of_two_weights_is_seen_as_any_other() -> None:
+    """Of two classes whose biases alone get a gradient; random signs miss it every other time."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    nn.init.constant_(net[0].bias, -100.0)
+    nn.init.zeros_(net[2].bias)
+    x = torch.randn(8, 3, generator=generator(), dtype=torch.float64)
+    operator = HessianOperator(net, nn.CrossEntropyLoss(), [(x, torch.arange(8) % 2)])
+    rows = [largest_eigenvalue(operator, operator.flat, seed=seed) for seed in range(20)]
+    assert all(row["converged"] for row in rows)
+    assert [row["lambda_max"] for row in rows] == pytest.approx([0.5] * 20)
+
+
 def test_what_may_be_hidden_is_christoffels_function() -> None:
     """Against the least of a polynomial's squares over the measure, by linear algebra."""
     values = torch.linspace(-1, 1, 9, dtype=torch.float64)

@@ -144,6 +144,11 @@ def test_epochs_that_are_there_are_not_measured_again(
     assert rows_of(tmp_path, name) == rows_of(whole, name)  # bit for bit
     monkeypatch.setattr(plot_sharpness, "largest_eigenvalue", None)
     assert run_here(plot_sharpness.main, *files, *where).returncode == 0
+    # One epoch that is drawn anew leaves the others' edges in the file.
+    done = run_here(plot_sharpness.main, files[1], *where)
+    assert "for 1 epochs" in done.stdout and done.returncode == 0
+    path = tmp_path / "Eigenvalues" / f"{name}_sharpness_epochs.json"
+    assert list(read_edge(path).values) == list(rows_of(tmp_path, name))
     done = run_here(plot_sharpness.main, *files, *where, "--tol=0.01")
     assert done.returncode == 2 and "differs in --tol" in done.stderr
     other = shutil.copy(files[3], tmp_path / "other.pt")

@@ -26,6 +26,7 @@ from loss_landscape.my_pyhessian.operators import (
 )
 from loss_landscape.my_pyhessian.products import FastProducts, Way
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
+from loss_landscape.my_pyhessian.unfinished import Unfinished
 from loss_landscape.nearby_loss import NearbyLoss
 from loss_landscape.sharpness_file import read_sharpness
 from utilities.ranks import Ranks
@@ -104,6 +105,29 @@ def test_the_hessian_is_the_dense_one_and_buffers_stay(kind: str, training: bool
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert pointers == [t.data_ptr() for t in model.state_dict().values()]
     assert all(module.training == training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "within", [torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)], ids=["inf", "half"]
+)
+def test_recalibrated_statistics_are_none_of_inference_mode_or_half_precision(within) -> None:
+    """In inference mode products ended in an error, in autocast they were wrong by 2e-3."""
+    model, batches = net().float(), [(x.float(), y) for x, y in images()]
+    expected = hessian(model, F.cross_entropy, dataloader=batches, bn="recalibrate")
+    with within:
+        found = hessian(model, F.cross_entropy, dataloader=batches, bn="recalibrate")
+        assert torch.equal(found.operator.gradient(), expected.operator.gradient())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_was_told_to_track_no_more_has_these_statistics_too(kind: str) -> None:
+    """It takes those that it has in eval mode; "recalibrate" and "batch" passed it over."""
+    model, batches = net(), images(sizes_for(kind))
+    model[1].track_running_stats = False
+    expected = torch.func.grad(mean_loss(model, batches, kind))(flat(model))
+    found = hessian(model, F.cross_entropy, dataloader=batches, bn=kind).operator.gradient()
+    torch.testing.assert_close(found, expected)
+    assert not model[1].track_running_stats and model[1].momentum == 0.1
 
 
 def test_the_kinds_are_three_matrices() -> None:
@@ -241,6 +265,16 @@ def test_spectra_from_before_the_flag_were_in_eval_mode(
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="differs in --bn;"):
         script.main([*argv, "--bn=batch"])
+
+
+def test_pieces_from_before_the_flag_are_gone_on_with_in_eval_mode_alone(tmp_path: Path) -> None:
+    def begin(settings: dict[str, object]) -> Unfinished:
+        return Unfinished(tmp_path / "a", settings, overwrite=False)
+
+    begin({"--tol": 0.1}).add("way", {"way": torch.ones(1).numpy()})
+    with pytest.raises(ValueError, match="another unfinished spectrum, which differs in --bn;"):
+        begin({"--tol": 0.1, "--bn": "batch"})
+    assert begin({"--tol": 0.1, "--bn": "eval"}).pieces.keys() == {"way"}
 
 
 def test_workers_and_other_splits_have_the_same_statistics(
