@@ -172,7 +172,7 @@ def read_edge(path: Path) -> EdgeRead:
         edge = json.loads(path.read_text(encoding="utf-8"))["edge"]
         values = {int(epoch): float(value) for epoch, value in edge["epochs"]}
         return EdgeRead(str(edge["formula"]), tuple(map(str, edge["why"])), values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: says no edge of stability; plot_sharpness.py adds it") from error
 
 
@@ -195,7 +195,7 @@ def read_epochs(path: Path) -> tuple[dict[str, Any], dict[int, Row]]:
         rows = {row.pop("epoch"): row for row in content["epochs"]}
         numbers = [float(row[name]) for row in rows.values() for name in NUMBERS]
         settings = dict(content["settings"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: no file of epochs, or a damaged one; {REMEDY}") from error
     if not np.isfinite(numbers).all() or not rows:
         raise ValueError(f"{path}: has no rows, or values that are not finite; {REMEDY}")

@@ -50,12 +50,11 @@ def read_sharpness(path: Path) -> dict[str, Any]:
         errors = [measure["standard_error"] for measure in record["measures"].values()]
         errors += [measure.get("bound") for measure in record["measures"].values()]
         _settings(record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        finite = [math.isfinite(n) for n in (*values, *errors) if n is not None]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: no record of sharpness, or a damaged one; {REMEDY}") from error
-    for number in (*values, *errors):
-        wrong = isinstance(number, bool) or not isinstance(number, float | int | None)
-        if wrong or (number is not None and not math.isfinite(number)):
-            raise ValueError(f"{path}: {number!r} is no finite number; {REMEDY}")
+    if not all(finite) or any(isinstance(n, bool) for n in (*values, *errors)):
+        raise ValueError(f"{path}: has values that are no finite numbers; {REMEDY}")
     return record
 
 

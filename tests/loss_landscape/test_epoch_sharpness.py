@@ -206,7 +206,7 @@ def test_other_settings_and_damaged_files_are_refused(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(ValueError, match="overwrite"):
             EpochsFile.open(path, {"--tol": 1e-3}, overwrite=False)
-    for value in ("NaN", "null", '"x"'):
+    for value in ("NaN", "null", '"x"', 400 * "9"):
         rows = json.loads(text)["epochs"]
         path.write_text(text.replace(repr(rows[0]["lambda_max"]), value))
         with pytest.raises(ValueError, match="overwrite"):
