@@ -12,10 +12,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from loss_landscape.my_pyhessian.spectrum_file import settings
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
-LATER = {"bn": "eval"}  # flags that files of older versions don't say
 ENDING = "_sharpness.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
 
@@ -49,7 +49,7 @@ def read_sharpness(path: Path) -> dict[str, Any]:
         values = [measure["value"] for measure in record["measures"].values()]
         errors = [measure["standard_error"] for measure in record["measures"].values()]
         errors += [measure.get("bound") for measure in record["measures"].values()]
-        _settings(record)
+        settings(record)
         finite = [math.isfinite(n) for n in (*values, *errors) if n is not None]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: no record of sharpness, or a damaged one; {REMEDY}") from error
@@ -67,11 +67,5 @@ def known_measures(path: Path, record: dict[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return {}
     old = read_sharpness(path)
-    refuse_other(path, _settings(old), _settings(record), "sharpness", REMEDY)
+    refuse_other(path, settings(old), settings(record), "sharpness", REMEDY)
     return old["measures"]
-
-
-def _settings(record: dict[str, Any]) -> dict[str, Any]:
-    """By flag; the checkpoint's digest stands for the file that ``--model_file`` names."""
-    flags = {f"--{name}": value for name, value in {**LATER, **record["arguments"]}.items()}
-    return {"checkpoint": record["checkpoint_sha256"], **flags}

@@ -238,9 +238,7 @@ class Plan:
 
     def _training(self, job: Job) -> Command:
         study, optimizer = self.study, self.study.optimizer(job.optimizer)
-        trial = study.trials.flags if job.stage == "trials" else {}
-        flags: dict[str, Any] = {**study.flags, **self.data[job.data].flags}
-        flags |= {**optimizer.flags, **trial, **study.changes}
+        flags: dict[str, Any] = dict(study.flags_of(job.data, job.optimizer, job.stage == "trials"))
         flags |= {"keep_epochs": self.measures[ALONG].keep_epochs} if job.kind == KEPT else {}
         if optimizer.times_epochs > 1:
             flags["epochs"] = self._epochs(flags) * optimizer.times_epochs

@@ -162,10 +162,11 @@ class Study:
     def optimizer(self, name: str) -> Optimizer:
         return next(optimizer for optimizer in self.optimizers if optimizer.name == name)
 
-    def flags_of(self, data: str, optimizer: str) -> Flags:
+    def flags_of(self, data: str, optimizer: str, trial: bool = False) -> Flags:
         """Of the trainings of an optimizer on a data set, by their names."""
         own = next(each for each in self.data if each.name == data)
-        return {**self.flags, **own.flags, **self.optimizer(optimizer).flags, **self.changes}
+        flags = {**self.flags, **own.flags, **self.optimizer(optimizer).flags}
+        return {**flags, **(self.trials.flags if trial else {}), **self.changes}
 
     def keeps_epochs(self, data: str, optimizer: str) -> bool:
         """Whether these trainings keep epochs, so that none is run once more to be followed."""

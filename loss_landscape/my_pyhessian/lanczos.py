@@ -24,6 +24,7 @@ Report = Callable[[np.ndarray, np.ndarray], None]  # the best values so far, and
 F = TypeVar("F", bound=Callable[..., Any])
 MARGIN = 0.01  # of the largest magnitude: how much larger one is that must not stay unseen
 MISSED = 0.01  # chance that it does, over the random vector
+LEAST = float(stats.chi2.ppf(MISSED, 1))  # share of an eigenvector that shows it, times the size
 ROUNDING = 10  # times the type's epsilon: what is left of a vector by rounding alone
 
 
@@ -201,8 +202,7 @@ def nothing_larger_is_hidden(space: KrylovSpace, values: np.ndarray) -> bool:
         values: its Ritz values.
     """
     above = float(values.max()) + MARGIN * float(np.abs(values).max())
-    least = float(stats.chi2.ppf(MISSED, 1)) / space.vectors.shape[1]
-    return space.is_whole or hidden_share(space, above) <= least
+    return space.is_whole or hidden_share(space, above) <= LEAST / space.vectors.shape[1]
 
 
 def hidden_share(space: KrylovSpace, value: float) -> float:
