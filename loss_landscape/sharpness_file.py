@@ -8,7 +8,7 @@ and the settings, under which measures may be added one by one.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ def read_sharpness(path: Path) -> dict[str, Any]:
         errors = [measure["standard_error"] for measure in record["measures"].values()]
         errors += [measure.get("bound") for measure in record["measures"].values()]
         settings(record)
-        finite = [math.isfinite(n) for n in (*values, *errors) if n is not None]
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no record of sharpness, or a damaged one; {REMEDY}") from error
-    if not all(finite) or any(isinstance(n, bool) for n in (*values, *errors)):
-        raise ValueError(f"{path}: has values that are no finite numbers; {REMEDY}")
+    for number in (*values, *errors):
+        wrong = isinstance(number, bool) or not isinstance(number, float | int | None)
+        # A whole number may be too long for a float, and NaN compares with none.
+        if wrong or (number is not None and not abs(number) <= sys.float_info.max):
+            raise ValueError(f"{path}: {number!r:.60} is no finite number; {REMEDY}")
     return record
 
 

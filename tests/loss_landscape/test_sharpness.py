@@ -70,10 +70,9 @@ def test_measures_are_added_and_not_taken_twice(
     done = measured(run_here, *flags, "--measures", "lambda_max", "--rho", 0.1, code=2)
     assert "holds another sharpness, which differs in --rho" in done.stderr
     assert file.read_bytes() == text
-    for damaged in (text[:-20], text.replace(repr(first["trace"]["value"]).encode(), b"9" * 400)):
-        file.write_bytes(damaged)
-        done = measured(run_here, *flags, code=2)
-        assert "damaged" in done.stderr
+    file.write_bytes(text[:-20])
+    done = measured(run_here, *flags, code=2)
+    assert "damaged" in done.stderr
 
 
 def test_several_checkpoints_make_one_table(trained, data_dir, tmp_path: Path, run_here) -> None:
@@ -185,7 +184,7 @@ def test_files_that_are_none_of_sharpness_are_refused(tmp_path: Path) -> None:
             read_sharpness(path)
     for value in ('"x"', "NaN", "true", "[1]", 400 * "9"):
         path.write_text(json.dumps(good).replace("1.0", value))
-        with pytest.raises(ValueError, match=r"no finite number|a damaged one"):
+        with pytest.raises(ValueError, match="no finite number"):
             read_sharpness(path)
 
 
