@@ -10,6 +10,7 @@ from typing import Any
 from loss_landscape.sharpness import KINDS, value
 from loss_landscape.sharpness_file import read_sharpness, sharpness_path
 from utilities.files import sha256_of
+from utilities.runs import flag_differences
 
 # Which model, not how it was measured: two of them may stand side by side.
 WHOSE = ("model", "model_args", "forward")
@@ -42,12 +43,7 @@ def refuse_different(names: Sequence[str], records: Sequence[Record]) -> None:
     """
     first = _taken(records[0])
     for name, record in zip(names[1:], records[1:], strict=True):
-        other = _taken(record)
-        different = [
-            f"--{key} ({other.get(key)}, not {first.get(key)})"
-            for key in {**first, **other}
-            if first.get(key) != other.get(key)
-        ]
+        different = flag_differences(first, _taken(record))
         if different:
             raise ValueError(
                 f"{name}: differs from {names[0]} in {', '.join(different)}, so one table of both "

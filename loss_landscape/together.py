@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from loss_landscape.surface_file import Surface
+from utilities.runs import flag_differences
 
 # What makes two surfaces comparable, by flag, with the value of files that don't say it.
 SETTINGS: dict[str, Any] = {
@@ -61,14 +62,12 @@ def refuse_different(
     Raises:
         ValueError: names two that differ, and the flags.
     """
-    first = settings(surfaces[0])
-    for path, surface in zip(paths[1:], surfaces[1:], strict=True):
-        other = settings(surface)
-        different = [
-            f"--{key} ({other.get(key)}, not {first.get(key)})"
-            for key in {**first, **other}
-            if key not in but and first.get(key) != other.get(key)
-        ]
+    first, *others = [
+        {key: value for key, value in settings(surface).items() if key not in but}
+        for surface in surfaces
+    ]
+    for path, surface, other in zip(paths[1:], surfaces[1:], others, strict=True):
+        different = flag_differences(first, other)
         different += [
             f"--{name}"
             for name in "xy"

@@ -290,6 +290,15 @@ def differing(old: Settings, new: Settings) -> dict[str, Any]:
     return {key: before.get(key) for key in keys if key in both or f"{either[key]}" not in OFF}
 
 
+def flag_differences(first: Settings, other: Settings) -> list[str]:
+    """Each flag in which ``other`` isn't as ``first``, with both values, for a message."""
+    return [
+        f"--{key} ({other.get(key)}, not {first.get(key)})"
+        for key in {**first, **other}
+        if first.get(key) != other.get(key)
+    ]
+
+
 def refuse_other(
     path: Path, old: Settings, new: Settings, kind: str, remedy: str, values: bool = False
 ) -> None:

@@ -33,6 +33,7 @@ from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum, s
 from utilities.cli import Parser, positive_float, report_files, run
 from utilities.files import ROOT
 from utilities.pictures import STYLES, line_style, picture_path, save_picture
+from utilities.runs import flag_differences
 from utilities.statistics import CONFIDENCE
 
 MATRICES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "fisher": "empirical Fisher matrix"}
@@ -61,9 +62,7 @@ def refuse_different(names: Sequence[str], spectra: Sequence[Spectrum]) -> None:
         other = _taken(spectrum)
         # Older files don't say which data set they are of.
         known = [key for key in first if "dataset" not in key or (first[key] and other[key])]
-        different = [
-            f"--{key} ({other[key]}, not {first[key]})" for key in known if first[key] != other[key]
-        ]
+        different = flag_differences({k: first[k] for k in known}, {k: other[k] for k in known})
         if different:
             raise ValueError(
                 f"{name}: differs from {names[0]} in {', '.join(different)}, so one picture of "
