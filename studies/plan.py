@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from studies.section import Flags
-from studies.table import ALONG, SCRIPTS, Data, Measures, Optimizer, Study
+from studies.table import ALONG, SCRIPTS, Measures, Optimizer, Study
 from utilities.runs import DATA_SETS, Run
 
 STAGES = ("trials", "runs", "measures")
@@ -101,7 +101,6 @@ class Plan:
     def __init__(self, study: Study, out_dir: Path, data_dir: Path, threads: int = 1) -> None:
         self.study, self.out_dir, self.data_dir = study, out_dir, data_dir
         self.threads = threads
-        self.data: Mapping[str, Data] = {data.name: data for data in study.data}
         self.measures: Mapping[str, Measures] = {m.kind: m for m in study.measures}
         self._commands: dict[Job, Command] = {}
         self._args: dict[Job, argparse.Namespace] = {}

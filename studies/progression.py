@@ -37,7 +37,7 @@ class Progression:
             self.trials[job.data, job.optimizer].append(job)
         for optimizer in plan.study.optimizers:
             if optimizer.chosen_for == optimizer.name and not optimizer.has_trials:
-                for data in plan.data:
+                for data in (each.name for each in plan.study.data):
                     self.choices[data, optimizer.name] = choose(data, optimizer, {})
                     self.results[data, optimizer.name] = {}
 
