@@ -24,7 +24,7 @@ so that each of them alone is counted with it, and all three together are fewer 
 tools are told when to stop, since each has its own way to judge itself or none: the eigenvalues at
 the loosest tolerance of a list with which they are right, where ours has to come as near as the
 nearest peer but for float32's rounding; the trace when the spread of 100 samples says that so many
-suffice (XTrace: that of four runs); the density after the fewest probes, and of those the fewest
+suffice (XTrace: that of ten runs); the density after the fewest probes, and of those the fewest
 Lanczos steps of a list, with which it is near enough to the reference. Where it isn't after the
 most probes that are tried, their spread says how many would be. A ~ marks such counts, and those of
 more than 100 samples.
@@ -79,7 +79,7 @@ def compare(
     counted_on = Subject(checkpoint, fewer, args)
     folder = kept_folder(args)
     known = reference(label, counted_on, folder)
-    counts = Counts(kept_in(folder, counted_on, "counts 2"))
+    counts = Counts(kept_in(folder, counted_on, "counts 3"))
     costs = count_all(label, own(counted_on, False)[0], known, counts)
     memory = {
         tool: counts.get(

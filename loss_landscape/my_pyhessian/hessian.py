@@ -278,7 +278,12 @@ def _add_accuracy_flags(group: Any) -> None:
             "stop the density where its error over the probes is this part of the eigenvalues' "
             "mean magnitude (Wasserstein's distance, about)",
         ),
-        ("--trace_probes", positive_int, 100, "most random vectors for the trace"),
+        (
+            "--trace_probes",
+            positive_int,
+            100,
+            "most random vectors for the trace; of the products that spare some, as many at most",
+        ),
         ("--trace_error", positive_float, 0.02, "stop it at this standard error over the trace"),
     ):
         group.add_argument(*flags.split(), type=kind, default=default, help=text)
@@ -340,7 +345,7 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
 def _way(operator: CurvatureOperator, args: argparse.Namespace, unfinished: Unfinished) -> str:
     """The way of ``products.py`` that products are made, which a spectrum keeps to the end."""
     begun = unfinished.pieces.get("way")
-    ahead = args.max_steps + args.probes * args.lanczos_steps + args.trace_probes
+    ahead = args.max_steps + args.probes * args.lanczos_steps + 2 * args.trace_probes
     way = str(choose(operator, ahead, begun=None if begun is None else str(begun["way"])))
     if begun is None:
         unfinished.add("way", {"way": np.array(way)})

@@ -88,7 +88,6 @@ class KrylovSpace:
         tick: called after each product.
 
     Attributes:
-        projected: T, (size, size) float64; its first ``n`` rows and columns are known.
         n: vectors whose product is known.
         beta: norm of what the last product has outside of the space; 0: the space is invariant.
 
@@ -105,7 +104,7 @@ class KrylovSpace:
         self.matvec, self.size, self.tick = matvec, size, tick
         self.vectors = start.new_empty(size + 1, start.numel())
         self.vectors[0] = start / norm
-        self.projected = np.zeros((size, size))
+        self._projected = np.zeros((size, size))
         self.n, self.beta, self.scale = 0, norm, 0.0
         # Of what earlier searches left outside: norm times coordinates, a row a search.
         self.outside = np.zeros((0, 0))
@@ -116,8 +115,23 @@ class KrylovSpace:
         return self.vectors[: self.n]
 
     @property
+    def projected(self) -> np.ndarray:
+        """T, (n, n) float64."""
+        return self._projected[: self.n, : self.n]
+
+    @property
     def is_whole(self) -> bool:
         return self.n == self.vectors.shape[1]
+
+    def make_room(self, size: int) -> None:
+        """For ``size`` vectors, at most ``dim``; what is there stays."""
+        size = min(size, self.vectors.shape[1])
+        vectors, projected = self.vectors, self.projected
+        self.vectors = vectors.new_empty(size + 1, vectors.shape[1])
+        self.vectors[: self.n + 1] = vectors[: self.n + 1]
+        self._projected = np.zeros((size, size))
+        self._projected[: self.n, : self.n] = projected
+        self.size = size
 
     def extend(self) -> None:
         """Multiply the newest vector and make the next one of what is new in the product.
@@ -132,7 +146,7 @@ class KrylovSpace:
         w, coefficients = self._orthogonalised(w)
         if not np.isfinite(coefficients).all():
             raise ValueError("the Hessian's product is not finite; the loss or its weights are NaN")
-        self.projected[: self.n, self.n - 1] = self.projected[self.n - 1, : self.n] = coefficients
+        self._projected[: self.n, self.n - 1] = self._projected[self.n - 1, : self.n] = coefficients
         self.beta = float(w.norm(dtype=torch.float64))
         self.scale = max(self.scale, abs(coefficients[-1]), self.beta)
         if self.beta <= ROUNDING * torch.finfo(w.dtype).eps * self.scale:
@@ -162,8 +176,8 @@ class KrylovSpace:
         self.vectors[:kept] = _combined(vectors, self.basis)
         self.vectors[kept] = self.vectors[self.n]
         self.outside = self.outside @ vectors
-        self.projected[:] = 0
-        self.projected[:kept, :kept] = np.diag(values)
+        self._projected[:] = 0
+        self._projected[:kept, :kept] = np.diag(values)
         self.n = kept
 
     def begin_again(
@@ -179,7 +193,7 @@ class KrylovSpace:
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues of T, rising, its vectors in columns, and bounds of their residuals in A."""
-        values, vectors = np.linalg.eigh(self.projected[: self.n, : self.n])
+        values, vectors = np.linalg.eigh(self.projected)
         outside = np.abs(self.outside @ vectors).sum(axis=0)
         return values, vectors, np.abs(self.beta * vectors[-1]) + outside
 
@@ -217,7 +231,7 @@ def hidden_share(space: KrylovSpace, value: float) -> float:
         space: not restarted.
         value: above all Ritz values.
     """
-    t = space.projected[: space.n, : space.n]
+    t = space.projected
     before, now, total, last = 0.0, 1.0, 1.0, 0.0
     for centre, step in zip(t.diagonal(), [*t.diagonal(1), space.beta], strict=True):
         if not step:
@@ -234,10 +248,8 @@ class Eigenpairs:
 
     Attributes:
         products: how many were made.
-        basis: (n, dim), orthonormal rows; the space in which the pairs were found.
-        projected: (n, n), the matrix within it.
-        settled: values (k,) and vectors (k, dim) of all pairs in it, more than were asked for,
-            whose residual is as small as was asked and at most a tenth of the value.
+        space: in which the pairs were found.
+        bound: largest residual that was allowed.
     """
 
     values: np.ndarray
@@ -245,14 +257,28 @@ class Eigenpairs:
     residuals: np.ndarray
     converged: bool
     products: int
-    basis: Tensor
-    projected: np.ndarray
-    settled: tuple[np.ndarray, Tensor]
+    space: KrylovSpace
+    bound: float
 
     @property
-    def basis_trace(self) -> float:
-        """Trace of the matrix within ``basis``."""
-        return float(np.trace(self.projected))
+    def basis(self) -> Tensor:
+        """Of the space: (n, dim), orthonormal rows."""
+        return self.space.basis
+
+    @property
+    def projected(self) -> np.ndarray:
+        """The matrix within the space, (n, n)."""
+        return self.space.projected
+
+    def settled(self) -> tuple[np.ndarray, Tensor]:
+        """Values (k,) and vectors (k, dim) of all pairs in the space that are known well.
+
+        More than were asked for: those whose residual is as small as was asked and at most a tenth
+        of the value.
+        """
+        values, vectors, residuals = self.space.ritz()
+        few = residuals <= np.minimum(self.bound, 0.1 * np.abs(values))
+        return values[few], _combined(vectors[:, few], self.space.basis)
 
 
 @without_autocast
@@ -336,10 +362,7 @@ def extreme_eigenvalues(
             f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=5
         )
     pairs = (values[best], _combined(vectors[:, best], space.basis), residuals[best])
-    few = residuals <= np.minimum(bound, 0.1 * np.abs(values))
-    settled = (values[few], _combined(vectors[:, few], space.basis))
-    projected = space.projected[: space.n, : space.n].copy()
-    return Eigenpairs(*pairs, found, products, space.basis, projected, settled)
+    return Eigenpairs(*pairs, found, products, space, bound)
 
 
 def _nothing_left(
@@ -400,5 +423,5 @@ def lanczos(matvec: Matvec, start: Tensor, steps: int, tick: Tick = no_tick) -> 
     space = KrylovSpace(matvec, start, steps, tick)
     while space.n < space.size and space.beta:
         space.extend()
-    t = space.projected[: space.n, : space.n]
+    t = space.projected
     return Tridiagonal(t.diagonal().copy(), t.diagonal(1).copy(), space.beta, space.basis)

@@ -42,7 +42,8 @@ def measure(
     names = layer_names(operator) if args.per_layer else {}
     with Progress("Hessian products", at_most=True) as progress:
         if "eigenvalues" not in unfinished.pieces:
-            progress.total = args.max_steps + args.probes * args.lanczos_steps + args.trace_probes
+            most = args.max_steps + args.probes * args.lanczos_steps + 2 * args.trace_probes
+            progress.total = most
             unfinished.add("eigenvalues", eigenvalues(operator, args, progress))
         piece = unfinished.pieces["eigenvalues"]
         known = known_of(piece, operator.flat)
@@ -67,6 +68,7 @@ def measure(
         "known": len(piece["values"]),
         "products": {
             "eigenvalues": int(piece["products"]),
+            "deflation": int(piece.get("deflation", 0)),  # older pieces have none
             "density": density.pop("products"),
             "trace": trace.pop("products"),
             "layers": sum(row["products"] for row in layers),

@@ -1,10 +1,10 @@
 """A spectrum piece by piece: eigenvalues, then random probes for density and trace, then layers.
 
-One eigenvalue run serves all: its eigenvectors are taken out of the density and its Krylov space
-out of the trace, each density probe's first product is a sample of the trace too, and the extreme
-Ritz values of all probes count for the largest and the lowest eigenvalue. A piece hangs on the
-checkpoint, the seed and its number alone, so that it may be made before or after a stop, here or on
-another machine.
+One eigenvalue run serves all: its Krylov space, widened as far as that pays, is taken out of the
+trace, and the eigenvectors that are known in it out of the density. Each density probe's first
+product is a sample of the trace too, and the extreme Ritz values of all probes count for the
+largest and the lowest eigenvalue. A piece hangs on the checkpoint, the seed and its number alone,
+so that it may be made before or after a stop, here or on another machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from utilities.statistics import half_width
 
 FIRST_DENSITY, FIRST_TRACE = 6, 24  # probes, before the first look at their error
 # What the seeds of random vectors begin with, after the command line's.
-START, DENSITY, TRACE, LAYER = range(4)
+START, DENSITY, TRACE, LAYER, PILOT = range(5)
+PILOTS = 4  # random vectors that say about how large the trace is
 Operators = Callable[[Sequence[str] | None], CurvatureOperator]  # of the parameters so named
 Handout = Callable[[str, Sequence[int]], Iterable[tuple[int, Piece]]]  # kind, numbers
 
@@ -117,12 +118,16 @@ def eigenvalues(operator: CurvatureOperator, args: argparse.Namespace, progress:
         seed=args.seed, report=report,
     )  # fmt: skip
     order = np.argsort(-pairs.values, kind="stable")
+    progress.note = "space for trace and density"
+    pilots = [direction(operator.flat, (args.seed, PILOT, number)) for number in range(PILOTS)]
+    deflation = stochastic.widen(pairs.space, pilots, args.trace_error, args.trace_probes)
     known = Known.of(pairs)
     return {
         "eigenvalues": pairs.values[order],
         "residuals": pairs.residuals[order],
         "converged": np.array(pairs.converged),
         "products": np.array(pairs.products),
+        "deflation": np.array(deflation),
         "values": known.values,
         "vectors": known.vectors.cpu().numpy(),
         "basis": known.basis.cpu().numpy(),

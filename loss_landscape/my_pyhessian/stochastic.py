@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from loss_landscape.my_pyhessian.lanczos import (
     Eigenpairs,
+    KrylovSpace,
     Matvec,
     Tick,
     lanczos,
@@ -22,6 +24,8 @@ from loss_landscape.my_pyhessian.lanczos import (
 from utilities.statistics import half_width
 
 NORMAL = float(stats.norm.ppf(0.975))
+WINDOW = 8  # products, over which it is judged whether more of them pay
+WIDEST = 2**28  # numbers in a space's vectors: 1 GiB of float32
 
 
 def rademacher(dim: int, template: Tensor, generator: torch.Generator) -> Tensor:
@@ -38,15 +42,8 @@ def hutchinson(
     max_probes: int = 100,
     tol: float = 1e-3,
     tick: Tick = no_tick,
-    basis: Tensor | None = None,
-    basis_trace: float = 0.0,
 ) -> list[float]:
     """Samples whose mean estimates the trace: v'Av with random signs v (Hutchinson 1990).
-
-    With an orthonormal ``basis``, within which the trace is known, only what is orthogonal to it is
-    sampled, as Hutch++ does (Meyer et al. 2021); the space of a few large eigenvalues, which
-    ``extreme_eigenvalues`` leaves, takes most of the variance away and costs no product. It must
-    have been found without the signs that are drawn here.
 
     Stops when the standard error falls to ``tol`` times the mean, after 10 probes at the
     earliest; not when the running mean stands still, which chance does early.
@@ -58,16 +55,11 @@ def hutchinson(
         max_probes: where to stop at the latest.
         tol: see above.
         tick: called after each product.
-        basis: (n, dim), orthonormal rows.
-        basis_trace: trace of basis A basis'.
     """
     samples: list[float] = []
     for _ in range(max_probes):
         v = rademacher(template.numel(), template, generator)
-        if basis is not None:
-            for _ in range(2):
-                v = v - basis.T @ (basis @ v)
-        samples.append(basis_trace + float(torch.dot(matvec(v).double(), v.double())))
+        samples.append(float(torch.dot(matvec(v).double(), v.double())))
         tick()
         if len(samples) >= 10 and standard_error(samples) <= tol * abs(np.mean(samples)):
             break
@@ -128,12 +120,77 @@ class Known:
 
     @classmethod
     def of(cls, pairs: Eigenpairs) -> Known:
-        return cls(*pairs.settled, pairs.basis, pairs.projected)
+        return cls(*pairs.settled(), pairs.basis, pairs.projected)
 
     @property
     def trace(self) -> float:
         """Trace of the matrix within ``basis``."""
         return float(np.trace(self.projected))
+
+
+class Captured(NamedTuple):
+    """How much of a matrix A the space of ``n`` Lanczos vectors holds.
+
+    Attributes:
+        n: dimensions.
+        trace: of T = V'AV.
+        squares: |T|_F^2 + 2 beta^2, that is |A|_F^2 less what is left outside.
+    """
+
+    n: int
+    trace: float
+    squares: float
+
+    @classmethod
+    def by(cls, space: KrylovSpace) -> Captured:
+        t = space.projected
+        return cls(space.n, float(np.trace(t)), float(np.square(t).sum()) + 2 * space.beta**2)
+
+    def spread(self, dim: int, trace: float) -> float:
+        """|A|_F^2 less half the variance of a sample outside, for A of this size and trace."""
+        return self.squares + (trace - self.trace) ** 2 / (dim - self.n)
+
+
+@without_autocast
+def widen(space: KrylovSpace, starts: Sequence[Tensor], error: float, most: int) -> int:
+    """Extend an eigenvalue run's space while a product there spares the trace more than one.
+
+    Outside of it, B = PAP with the projection P, a sample of the trace has the variance
+    2 (|B|_F^2 - tr(B)^2 / (dim - n)), where |B|_F^2 = |A|_F^2 - |T|_F^2 - 2 beta^2: what products
+    take off it is known, though |A|_F is not. So A-Hutch++ (Persson, Cortinovis and Kressner 2022,
+    section 3) chooses how many vectors it takes out; those of a Krylov space cost it one product
+    each instead of two. It stops after ``WINDOW`` products that did not pay.
+
+    Args:
+        space: of the eigenvalue run; it is extended.
+        starts: random ``direction``s, a few; their products say about how large the trace is.
+        error: the trace's standard error to reach, of the trace.
+        most: products.
+
+    Returns:
+        The products that were made.
+
+    Raises:
+        ValueError: a product is NaN or infinite.
+    """
+    dim, began, cost = space.vectors.shape[1], space.n, len(starts)
+    room = min(began + most - cost, dim - 1, WIDEST // dim)
+    if room < began + WINDOW or not space.beta:
+        return 0
+    space.make_room(room)
+    pilots = [(start, space.matvec(start)) for start in starts]
+    for _ in starts:
+        space.tick()
+    pays = True
+    while pays and space.beta and space.n + WINDOW <= room:
+        before = Captured.by(space)
+        while space.beta and space.n < before.n + WINDOW:
+            space.extend()
+        known = Known(np.zeros(0), space.basis[:0], space.basis, space.projected)
+        trace = float(np.mean([_trace_sample(known, *pilot) for pilot in pilots]))
+        gain = 2 * (Captured.by(space).spread(dim, trace) - before.spread(dim, trace))
+        pays = gain > WINDOW * (error * trace) ** 2
+    return cost + space.n - began
 
 
 @dataclass
