@@ -24,7 +24,7 @@ so that each of them alone is counted with it, and all three together are fewer 
 tools are told when to stop, since each has its own way to judge itself or none: the eigenvalues at
 the loosest tolerance of a list with which they are right, where ours has to come as near as the
 nearest peer but for float32's rounding; the trace when the spread of 100 samples says that so many
-suffice (XTrace: that of ten runs); the density after the fewest probes, and of those the fewest
+suffice (XTrace: that of six runs); the density after the fewest probes, and of those the fewest
 Lanczos steps of a list, with which it is near enough to the reference. Where it isn't after the
 most probes that are tried, their spread says how many would be. A ~ marks such counts, and those of
 more than 100 samples.

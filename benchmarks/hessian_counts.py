@@ -46,7 +46,7 @@ STEPS |= {"MUTAG": (40, 60, 80, 120), "PROTEINS": (40, 60, 80, 120)}
 MOST_PROBES = {"WRN": 2, "Transformer": 4, "MUTAG": 20, "PROTEINS": 20}
 TOLERANCES = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)  # are tried until the values are right
 ROUNDING = 2e-6  # of an eigenvalue: what float32's products make of it, about
-SPREAD, RUNS = 100, 10  # samples of a trace, runs of XTrace, whose spread says how far it is off
+SPREAD, RUNS = 100, 6  # samples of a trace, runs of XTrace, whose spread says how far it is off
 WIDER = 400  # most products to widen ours' space by
 XTRACE = (16, 32, 64, 128, 256, 512)
 
