@@ -48,7 +48,7 @@ def rows(study: Study, out_dir: Path, known: Path | None = None) -> list[Row]:
             than the study's.
     """
     plan = Plan(study, out_dir, ROOT / "data")
-    state = Progression(plan, list(plan.jobs()), KnownRuns(plan, known))
+    state = Progression(plan, list(plan.jobs()), KnownRuns(plan, known, whole=True))
     state.look()
     return collected(state)
 

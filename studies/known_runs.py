@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.plan import Job, Plan, words
-from studies.runs_file import MEASURED, NUMBERS, TrainedRun, read_runs
+from studies.runs_file import MEASURED, NUMBERS, TrainedRun, flags_of, read_runs
 from studies.table import SCRIPTS
 from utilities.cli import Parser
 
@@ -33,11 +33,6 @@ def training_command(plan: Plan, job: Job, threads: int | None = None) -> str:
     return THREADS.sub(f"--threads={threads}", command) if threads else command
 
 
-def same_commands(one: str, other: str) -> bool:
-    """Whether two command lines make the same result: only the number of threads may differ."""
-    return THREADS.sub("", one) == THREADS.sub("", other)
-
-
 def sharpness_command(plan: Plan, checkpoint: str) -> str:
     """The command line that measures a minimum's sharpness; "" if the study doesn't."""
     if SHARPNESS not in plan.measures:
@@ -52,36 +47,39 @@ class KnownRuns:
     Args:
         plan: the study's.
         path: of the table; None for no rows.
+        whole: whether a row counts without what is still to be measured of its minimum, too: for
+            a table or a report of what there is, not for what is to be done.
 
     Raises:
         FileNotFoundError, ValueError: see ``read_runs``; or it is another study's.
     """
 
-    def __init__(self, plan: Plan, path: Path | None) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, path: Path | None, whole: bool = False) -> None:
+        self.plan, self.whole = plan, whole
         runs = [] if path is None else read_runs(path)
         if runs and runs[0].study != plan.study.name:
             raise ValueError(
                 f"{path}: runs of the study {runs[0].study!r}, not of {plan.study.name!r}"
             )
-        self.rows = {(run.stage, THREADS.sub("", run.command)): run for run in runs}
+        self.rows = {(run.stage, flags_of(run.command)): run for run in runs}
 
     def row(self, training: Job) -> TrainedRun | None:
-        """The row of a training, if it has all that the study asks of it.
+        """The row of a training, if nothing is to be done for which its checkpoint is needed.
 
-        A measure that has files of its own, such as a surface, needs the checkpoint.
+        A measure that has files of its own, such as a surface, needs it.
         """
-        command = THREADS.sub("", training_command(self.plan, training))
-        row = self.rows.get((STAGE[training.stage], command))
+        flags = flags_of(training_command(self.plan, training))
+        row = self.rows.get((STAGE[training.stage], flags))
         if row is None or not {self.plan.study.trials.select, "test_acc"} <= row.numbers.keys():
             return None
         kinds = [job.kind for job in self.plan.measures_of(training)]
-        return row if all(self.measured(row, kind) for kind in kinds) else None
+        return row if self.whole or all(self.measured(row, kind) for kind in kinds) else None
 
     def measured(self, row: TrainedRun, kind: str) -> bool:
         """Whether a row has what was measured, with the study's settings."""
         asked = sharpness_command(self.plan, row.checkpoint)
-        return kind == SHARPNESS and bool(asked) and same_commands(row.sharpness_command, asked)
+        same = flags_of(row.sharpness_command) == flags_of(asked)
+        return kind == SHARPNESS and bool(asked) and same
 
     def cells(self, row: TrainedRun) -> dict[str, Any]:
         """A row as it was read, to be written again.

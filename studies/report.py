@@ -21,6 +21,7 @@ from studies import report_pictures, report_settings, report_text
 from studies.beside import beside
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
+from studies.fewer_runs import add_fewer_runs_flag, refuse_fewer_runs
 from studies.known_runs import add_known_flag
 from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names, said_of_edges
@@ -285,6 +286,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--runs", type=Path, help="a table of runs, in place of those in the folder of results"
     )
     add_known_flag(parser)
+    add_fewer_runs_flag(parser)
     parser.add_argument(
         "--set",
         type=assignment,
@@ -309,9 +311,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
     out_dir = args.out_dir or ROOT / "outputs" / "studies" / study.name
     output = args.output or ROOT / "studies" / "reports" / study.name
     target(output / "report.md")
+    before = output / "runs.csv"
     with tempfile.TemporaryDirectory() as folder:
         runs_csv = args.runs or collect(study, out_dir, Path(folder), args.known)
         runs, content = read_runs(runs_csv), runs_csv.read_bytes()
+    if not args.fewer_runs:
+        known = "" if args.runs or args.known else f"--known {before} or "
+        refuse_fewer_runs(before, runs, f"{known}another --output keeps them")
     results = Results(study, runs)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
     report_files(write(report, content, output))

@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from copy import copy
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -27,6 +28,7 @@ import torch
 
 from studies.choice import as_table
 from studies.collect import RUNS_FILE, collected
+from studies.fewer_runs import add_fewer_runs_flag, replace_runs
 from studies.finished import finished
 from studies.known_runs import KnownRuns, add_known_flag
 from studies.other_values import other_values
@@ -212,6 +214,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "folder",
     )
     add_known_flag(parser)
+    add_fewer_runs_flag(parser)
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data", help="data sets")
     parser.add_argument(
         "--out_dir", type=Path, help="folder of the results (default: outputs/studies/<table>)"
@@ -298,10 +301,25 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
         stack.enter_context(progress)
         carry_out(state, workers, progress, interruption)
     print("\n".join(summary(state)))
-    # All of it, as --stage and --only ask for a part.
-    whole = Progression(state.plan, list(state.plan.jobs()), state.known)
+    path = state.plan.out_dir / RUNS_FILE
+    write_table(state, args.fewer_runs, "another --out_dir" if args.known else f"--known {path}")
+
+
+def write_table(state: Progression, fewer_runs: bool, remedy: str) -> None:
+    """Write ``runs.csv`` of the whole study, as --stage and --only ask for a part.
+
+    Raises:
+        ValueError: runs would be lost that only the table before has.
+    """
+    known = copy(state.known)
+    known.whole = True
+    whole = Progression(state.plan, list(state.plan.jobs()), known)
     whole.look()
-    write_runs(state.plan.out_dir / RUNS_FILE, collected(whole))
+    path, rows = state.plan.out_dir / RUNS_FILE, collected(whole)
+    if fewer_runs:
+        write_runs(path, rows)
+    else:
+        replace_runs(path, rows, f"{remedy} keeps them")
 
 
 def summary(state: Progression) -> Iterator[str]:

@@ -10,8 +10,10 @@ import csv
 import io
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,10 @@ SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
 MAX_BYTES = 64 * 2**20
 PERCENT = ("val_acc", "val_f1", "test_acc", "test_f1", "train_acc")
+
+
+class NoRunsError(ValueError):
+    """A table without a row, as of a study whose first run isn't finished."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,27 @@ class TrainedRun:
         """Seed and fold: runs of two optimizers that agree in them are a pair."""
         return self.seed, self.fold
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Two rows that agree in it are of the same run, whatever a study calls it."""
+        names = (self.data, self.optimizer, self.chosen, self.pair)
+        return self.stage, flags_of(self.command) if self.command else names
+
+
+def flags_of(command: str) -> frozenset[tuple[str, ...]]:
+    """The flags of a command line with their values, in whatever order; --threads left out.
+
+    Two that have the same ones make the same result.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:  # of quotes, in a table that people have changed
+        words = command.split()
+    starts = [i for i, word in enumerate(words) if word.startswith("--")]
+    flags = (tuple(words[i:j]) for i, j in pairwise([*starts, len(words)]))
+    script = tuple(words[: starts[0]] if starts else words)
+    return frozenset([script, *(flag for flag in flags if not flag[0].startswith("--threads="))])
+
 
 def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows, by column; what a row has not is left empty.
@@ -95,8 +122,8 @@ def read_runs(path: Path) -> list[TrainedRun]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no row, another header, a row that is cut short, or a cell that can't be; the
-            message names file, row and column.
+        ValueError: another header, a row that is cut short, or a cell that can't be; the message
+            names file, row and column. A NoRunsError if there is no row.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run the study first, which writes it")
@@ -113,7 +140,7 @@ def read_runs(path: Path) -> list[TrainedRun]:
     except csv.Error as error:
         raise ValueError(f"{path}: no CSV ({error}); let the study write it again") from error
     if len(rows) < 2:
-        raise ValueError(f"{path}: no runs in it yet; run the study, or wait for its first")
+        raise NoRunsError(f"{path}: no runs in it yet; run the study, or wait for its first")
     header = rows[0]
     _check_header(path, header)
     runs = [_run(f"{path}, row {n}", header, row) for n, row in enumerate(rows[1:], start=2)]

@@ -1,0 +1,69 @@
+"""A table of runs is replaced by one with fewer of them only where that was asked for.
+
+Where checkpoints are gone, such a table is the only place that has the results of their runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from studies.runs_file import NoRunsError, TrainedRun, read_runs, write_runs
+from utilities.cli import Parser
+from utilities.files import atomic_write
+
+
+def add_fewer_runs_flag(parser: Parser) -> None:
+    parser.add_argument(
+        "--fewer_runs",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace a runs.csv that has runs, or values of them, which the new one lacks",
+    )
+
+
+def replace_runs(path: Path, rows: Sequence[Mapping[str, Any]], remedy: str) -> None:
+    """Write the rows as ``write_runs`` does, unless results would be lost by that.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: see ``refuse_fewer_runs``; the old table stays.
+    """
+    with atomic_write(path) as part:
+        write_runs(part, rows)
+        refuse_fewer_runs(path, read_runs(part) if rows else [], remedy)
+
+
+def refuse_fewer_runs(path: Path, runs: Sequence[TrainedRun], remedy: str) -> None:
+    """Stop before results are lost that nothing but a table of runs may have.
+
+    Args:
+        path: the table that is to be replaced; one that isn't there, or is empty, may be.
+        runs: of the new one.
+        remedy: what keeps what would be lost.
+
+    Raises:
+        ValueError: the old table has runs, or values of runs, that the new one lacks, or can't be
+            read.
+    """
+    if not path.is_file():
+        return
+    try:
+        before = read_runs(path)
+    except NoRunsError:
+        return
+    except ValueError as error:
+        raise ValueError(f"{error}; --fewer_runs replaces it, whatever it has") from error
+    kept = {run.identity: run.numbers.keys() for run in runs}
+    lost = [run for run in before if not run.numbers.keys() <= kept.get(run.identity, set())]
+    if lost:
+        gone = [run for run in lost if run.identity not in kept]
+        what = f"{len(gone)} of its {len(before)} runs and trials" if gone else "values of runs"
+        first = (gone or lost)[0]
+        fold = "" if first.fold is None else f", fold {first.fold}"
+        raise ValueError(
+            f"{path}: {what} would be lost, such as of {first.data}, {first.optimizer}, "
+            f"{first.stage} seed {first.seed}{fold}; {remedy}, --fewer_runs drops them"
+        )
