@@ -11,12 +11,13 @@ import argparse
 import io
 import math
 import os
+import select
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import torch
 
@@ -25,6 +26,7 @@ from utilities.interrupt import Interrupted
 from utilities.ranks import rank_and_world
 
 GRACE = 10.0  # seconds: within them the first has ended, and torchrun ends the others
+UNREAD = 141  # 128 + SIGPIPE's number, as of tools that this signal ends
 Main = Callable[[Sequence[str] | None], Any]
 
 
@@ -51,8 +53,9 @@ class Parser(argparse.ArgumentParser):
 def run(main: Main) -> None:
     """Call ``main`` with the command line; report bad input in one line with exit code 2.
 
-    An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C. Of several
-    processes the first speaks for all, and another only of an error that it has alone.
+    An interrupted script exits with 128 + the signal's number: 130 after Ctrl-C, and without a word
+    141 where what read its output has left, as ``head`` does. Of several processes the first speaks
+    for all, and another only of an error that it has alone.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # LANG=C must not end a run over a file's name
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -63,16 +66,35 @@ def run(main: Main) -> None:
     name = Path(sys.argv[0]).name + (f", process {rank}" if rank else "")
     try:
         main(None)
+        print(end="", flush=True)
     except (Interrupted, KeyboardInterrupt) as error:
         if not rank:
             print(f"{name}: {_one_line(str(error)) or 'interrupted'}", file=sys.stderr)
         sys.exit(getattr(error, "code", 130))
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and (_unread(sys.stdout) or _unread(sys.stderr)):
+            sys.exit(UNREAD)  # Python ignores SIGPIPE and raises this instead
         _let_the_first_speak()
         if not isinstance(error, ValueError | OSError) or os.environ.get("SAM_TRACEBACK"):
             raise
         print(f"{name}: error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if _unread(stream):  # what is left would be a complaint at the interpreter's end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _unread(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe that nothing reads any more; Windows doesn't say it."""
+    if stream is None or not hasattr(select, "poll"):
+        return False
+    poller = select.poll()
+    try:
+        poller.register(stream, select.POLLOUT)
+    except (OSError, ValueError, TypeError):  # no file, as in a notebook, or closed
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
 
 
 def _let_the_first_speak() -> None:

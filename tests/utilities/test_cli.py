@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+import forks
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +56,76 @@ def test_more_threads_than_a_system_starts_are_refused_not_tried(capsys) -> None
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args(["--threads", "1000000"])
     assert "--threads: '1000000' is not a whole number from 0 to 1024" in capsys.readouterr().err
+
+
+# --- output that nothing reads --------------------------------------------------------------------
+MUCH = 20_000  # lines, more than a pipe holds
+
+
+def prints_much(argv: Sequence[str] | None) -> None:
+    for number in range(MUCH):
+        print(number)
+
+
+def prints_little(argv: Sequence[str] | None) -> None:
+    print("one line, which is written when the interpreter ends")
+
+
+def shows_its_help(argv: Sequence[str] | None) -> None:
+    cli.Parser("A script.").parse_args(["--help"])
+
+
+def is_refused(argv: Sequence[str] | None) -> None:
+    print("a note before it")
+    raise ValueError("--epochs 0: none")
+
+
+def breaks_a_pipe_of_its_own(argv: Sequence[str] | None) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    os.write(write, b"x")
+
+
+def run_into(main: cli.Main, unread: bool, errors: Path) -> None:
+    """As a command whose output goes to a pipe, errors to a file."""
+    read, write = os.pipe()
+    if unread:
+        os.close(read)
+    os.dup2(write, 1)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = ["script.py"]
+    cli.run(main)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows doesn't say that nothing reads a pipe")
+@pytest.mark.parametrize(
+    ("main", "unread", "code", "said"),
+    [
+        (prints_much, True, 141, ""),
+        (prints_little, True, 141, ""),
+        (prints_little, False, 0, ""),
+        (shows_its_help, True, 0, ""),
+        (is_refused, True, 2, "script.py: error: --epochs 0: none\n"),
+        (breaks_a_pipe_of_its_own, False, 2, "script.py: error: [Errno 32] Broken pipe\n"),
+    ],
+)
+def test_a_script_that_nothing_reads_ends_quietly(
+    main: cli.Main, unread: bool, code: int, said: str, tmp_path: Path
+) -> None:
+    """As tools do that SIGPIPE ends; what is wrong is still said."""
+    errors = tmp_path / "errors"
+    process = forks.start(run_into, main, unread, errors)
+    assert (forks.end(process), errors.read_text()) == (code, said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows doesn't say that nothing reads a pipe")
+def test_the_interpreter_says_nothing_either() -> None:
+    """It writes what is left when it ends."""
+    script = "from utilities.cli import run; run(lambda _: [print(i) for i in range(20000)])"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr and process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
