@@ -17,6 +17,7 @@ from studies.known_runs import (
     SHARPNESS,
     STAGE,
     KnownRuns,
+    settings_digest,
     sharpness_command,
     training_command,
 )
@@ -38,6 +39,8 @@ Row = dict[str, Any]
 def rows(study: Study, out_dir: Path, known: Path | None = None) -> list[Row]:
     """A row for each finished training of a study, in the study's order.
 
+    Says which known rows were not taken.
+
     Args:
         study: its table.
         out_dir: folder of its results.
@@ -50,6 +53,7 @@ def rows(study: Study, out_dir: Path, known: Path | None = None) -> list[Row]:
     plan = Plan(study, out_dir, ROOT / "data")
     state = Progression(plan, list(plan.jobs()), KnownRuns(plan, known, whole=True))
     state.look()
+    print("".join(f"{note}\n" for note in state.known.notes()), end="")
     return collected(state)
 
 
@@ -72,6 +76,7 @@ def row(state: Progression, job: Job) -> Row:
         "seed": job.seed,
         "fold": "" if job.fold is None else job.fold,
         "chosen": f"{study.optimizer(job.optimizer).tuned}={job.value:g}",
+        "settings_digest": settings_digest(state.plan.args(job)),
     }
     known = state.from_table.get(job)
     return {**(_trained(state, job) if known is None else state.known.cells(known)), **names}
@@ -84,7 +89,10 @@ def _trained(state: Progression, job: Job) -> Row:
     assert content is not None, job
     best: Path = args.run.best
     checkpoint = best.relative_to(plan.out_dir).as_posix()
-    sharpness = replace(job, stage="measures", kind=SHARPNESS)
+    measure = replace(job, stage="measures", kind=SHARPNESS)
+    sharpness = ("", "")
+    if measure in state.done:
+        sharpness = sharpness_command(plan, checkpoint), state.known.sharpness_digest
     metrics = {name: content["metrics"].get(name, "") for name in METRICS}
     return {
         "epochs": args.epochs,
@@ -99,7 +107,8 @@ def _trained(state: Progression, job: Job) -> Row:
         "processor": content["versions"].get("processor", ""),
         "torch": content["versions"].get("torch", ""),
         "threads": content["train_args"].get("threads") or "",
-        "sharpness_command": sharpness_command(plan, checkpoint) if sharpness in state.done else "",
+        "sharpness_command": sharpness[0],
+        "sharpness_settings_digest": sharpness[1],
     }
 
 

@@ -56,7 +56,7 @@ def refuse_fewer_runs(path: Path, runs: Sequence[TrainedRun], remedy: str) -> No
         return
     except ValueError as error:
         raise ValueError(f"{error}; --fewer_runs replaces it, whatever it has") from error
-    kept = {run.identity: run.numbers.keys() for run in runs}
+    kept = {key: run.numbers.keys() for run in runs for key in (run.identity, run.command_identity)}
     lost = [run for run in before if not run.numbers.keys() <= kept.get(run.identity, set())]
     if lost:
         gone = [run for run in lost if run.identity not in kept]

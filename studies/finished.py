@@ -98,7 +98,7 @@ def _refuse_other(
     plan: Plan, job: Job, path: Path, said: Mapping[str, Any], args: Mapping[str, Any]
 ) -> None:
     """Refuse a measure of other weights, or with other arguments, than the study's."""
-    asked, said = _plain(args), _plain(said)
+    asked, said = plain(args), plain(said)
     # What the table doesn't ask for and the file doesn't say is as a newer script has it.
     names = [k for k in asked if k in said or k in plan.measures[job.kind].flags]
     ours = {k: asked[k] for k in names if k != "measures"}
@@ -132,7 +132,7 @@ def read_measure(kind: str, path: Path) -> dict[str, Any] | None:
     return {**record, "arguments": json.loads(record["arguments"])} if done(path).all() else None
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as a file holds them; folders, which are no settings, left out."""
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as a file holds them, numbers, text and lists; folders left out."""
     without = {k: v for k, v in values.items() if not isinstance(v, Path)}
     return json.loads(json.dumps(without, default=str))

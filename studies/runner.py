@@ -277,7 +277,7 @@ def lines(state: Progression, jobs: Sequence[Job]) -> Iterator[str]:
             comments.append(f"# waits for {state.reason(job)}: {line}")
         else:
             commands.append(line)
-    yield from (*commands, *comments)
+    yield from (*commands, *comments, *(f"# {note}" for note in state.known.notes()))
 
 
 def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
@@ -287,6 +287,7 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
     if args.known:
         rows, known = len(state.known.rows), len(state.from_table)
         print(f"{known} of them only {args.known} has, a table of {rows} runs and trials")
+    print("".join(f"{note}\n" for note in state.known.notes()), end="")
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     with ExitStack() as stack:
         if args.ray is None:

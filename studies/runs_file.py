@@ -27,7 +27,11 @@ NUMBERS = (
 )
 ORIGIN = ("checkpoint", "sha256", "command", "sharpness_command")
 COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)
-MACHINE = ("processor", "torch", "threads")  # which tables of older versions don't have
+# What tables of older versions don't have: on what a run was trained, and what its settings were,
+# defaults of the scripts too.
+MACHINE = ("processor", "torch", "threads")
+DIGESTS = ("settings_digest", "sharpness_settings_digest")
+LATER = (*MACHINE, *DIGESTS)
 SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
 MAX_BYTES = 64 * 2**20
@@ -53,6 +57,8 @@ class TrainedRun:
         checkpoint, sha256, command: where its weights lie, what they are, and what made them.
         sharpness_command: what measured their sharpness; "" if nothing did.
         processor, torch, threads: what it was trained on; "" where that was not recorded.
+        settings_digest, sharpness_settings_digest: of all settings of the two commands, those that
+            they leave to their script too; "" where that was not recorded.
     """
 
     study: str
@@ -71,6 +77,8 @@ class TrainedRun:
     processor: str = ""
     torch: str = ""
     threads: str = ""
+    settings_digest: str = ""
+    sharpness_settings_digest: str = ""
 
     @property
     def pair(self) -> tuple[int, int | None]:
@@ -80,6 +88,11 @@ class TrainedRun:
     @property
     def identity(self) -> tuple[object, ...]:
         """Two rows that agree in it are of the same run, whatever a study calls it."""
+        return (self.stage, self.settings_digest) if self.settings_digest else self.command_identity
+
+    @property
+    def command_identity(self) -> tuple[object, ...]:
+        """The same for rows that don't record it: the command line, whose defaults may change."""
         names = (self.data, self.optimizer, self.chosen, self.pair)
         return self.stage, flags_of(self.command) if self.command else names
 
@@ -87,7 +100,7 @@ class TrainedRun:
 def flags_of(command: str) -> frozenset[tuple[str, ...]]:
     """The flags of a command line with their values, in whatever order; --threads left out.
 
-    Two that have the same ones make the same result.
+    Two that have the same ones make the same result, as long as the scripts have the same defaults.
     """
     try:
         words = shlex.split(command)
@@ -107,9 +120,9 @@ def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         OSError: it can't be written.
     """
-    measures = dict.fromkeys(n for row in rows for n in row if n not in (*COLUMNS, *MACHINE))
+    measures = dict.fromkeys(n for row in rows for n in row if n not in (*COLUMNS, *LATER))
     text = io.StringIO(newline="")
-    header = [*WORDS, *NUMBERS, *measures, *ORIGIN, *MACHINE]
+    header = [*WORDS, *NUMBERS, *measures, *ORIGIN, *LATER]
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -150,7 +163,7 @@ def read_runs(path: Path) -> list[TrainedRun]:
 
 def _check_header(path: Path, header: list[str]) -> None:
     missing = [name for name in COLUMNS if name not in header]
-    known = (*COLUMNS, *MACHINE)
+    known = (*COLUMNS, *LATER)
     unknown = [name for name in header if name not in known and not SHARPNESS.fullmatch(name)]
     twice = [name for name in header if header.count(name) > 1]
     for names, problem in ((missing, "is missing"), (unknown, "is unknown"), (twice, "is twice")):
@@ -162,7 +175,7 @@ def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
     if len(row) != len(header):
         raise ValueError(f"{where}: {len(row)} cells, expected {len(header)}; was it cut short?")
     cells = dict(zip(header, row, strict=True))
-    names = [name for name in header if name not in (*WORDS, *ORIGIN, *MACHINE)]
+    names = [name for name in header if name not in (*WORDS, *ORIGIN, *LATER)]
     numbers = {name: _number(where, name, cells[name]) for name in names if cells[name]}
     for name in ("study", "data", "optimizer"):
         if not cells[name].isprintable() or not cells[name].strip() or len(cells[name]) > 60:
@@ -173,7 +186,7 @@ def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
     own = [name for name in (*WORDS, *ORIGIN) if name not in ("seed", "fold")]
     return TrainedRun(
         **{name: cells[name] for name in own},
-        **{name: cells.get(name, "") for name in MACHINE},
+        **{name: cells.get(name, "") for name in LATER},
         seed=_whole(where, "seed", cells["seed"]),
         fold=fold,
         numbers=numbers,

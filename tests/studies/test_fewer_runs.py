@@ -11,7 +11,7 @@ from tables import SMALL, write
 
 import study
 from studies.fewer_runs import replace_runs
-from studies.runs_file import flags_of, read_runs
+from studies.runs_file import DIGESTS, flags_of, read_runs
 
 LEFT = "*_seed1*"  # the checkpoints that are left: of one seed, and of the trials, 100
 
@@ -111,11 +111,14 @@ def test_a_table_without_a_run_may_be_replaced(carried_out, tmp_path: Path) -> N
     replace_runs(path, [], "")
     with (carried_out[1] / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    replace_runs(path, rows, "")
+    older = [{k: v for k, v in row.items() if k not in DIGESTS} for row in rows]
+    replace_runs(path, older, "")
     replace_runs(path, rows[::-1], "")
     assert len(read_runs(path)) == 16
-    with pytest.raises(ValueError, match="16 of its 16 runs and trials would be lost"):
-        replace_runs(path, [], "keep them")
+    others = [{**row, "settings_digest": f"{n:016x}"} for n, row in enumerate(rows)]
+    for fewer in ([], others):  # such as of the same command lines, with other defaults
+        with pytest.raises(ValueError, match="16 of its 16 runs and trials would be lost"):
+            replace_runs(path, fewer, "keep them")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tables import SMALL, write
 
 import study
+from loss_landscape import sharpness
 from studies import runner
+from studies.known_runs import KnownRuns, settings_digest
+from studies.progression import Progression
+from studies.runs_file import DIGESTS
+from trainings import my_train_GCN
+from utilities.files import ROOT
 
 # One seed's minima have sharpness alone, so that their rows are all that the study asks of them.
 OWN = ("seconds", "sha256")  # which two trainings of the same run don't share
@@ -77,6 +86,83 @@ def test_other_threads_make_the_same_run(known, tmp_path: Path, run_here) -> Non
     table, runs = known
     flags = (table, f"--known={runs}", f"--out_dir={tmp_path}", "--print", "--threads=2")
     assert len(commands(run_here(runner.main, *flags))) == 4 + 2
+
+
+def without_digests(runs: Path, folder: Path) -> Path:
+    """The table as older versions wrote it."""
+    with runs.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    path = folder / "older.csv"
+    with path.open("w", newline="") as file:
+        header = [name for name in rows[0] if name not in DIGESTS]
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_runs_of_other_defaults_are_not_known(known, tmp_path, run_here, monkeypatch) -> None:
+    """Unless the table gives them as flags now: then they are the same runs by other commands."""
+    table, runs = known
+    assert my_train_GCN.DEFAULTS.weight_decay != 0.01
+    changed = replace(my_train_GCN.DEFAULTS, weight_decay=0.01)
+    monkeypatch.setattr(my_train_GCN, "DEFAULTS", changed)
+    flags = (f"--known={runs}", f"--out_dir={tmp_path}", "--print")
+    result = run_here(runner.main, table, *flags)
+    todo = commands(result)
+    assert len(todo) == 4 and all("--seed=100" in line for line in todo)
+    assert result.stdout.endswith(
+        "# note: 4 of the known runs are not taken, or not with their sharpness: the same command "
+        "lines made them when the scripts had other defaults\n"
+    )
+    text = SMALL.replace("epochs = 4,", "epochs = 4, weight_decay = 0.0,")
+    assert len(commands(run_here(runner.main, write(tmp_path, text), *flags))) == 4 + 2
+    # What doesn't record its defaults is taken for made with those that the scripts have.
+    older = without_digests(runs, tmp_path)
+    flags = (f"--known={older}", *flags[1:])
+    assert len(commands(run_here(runner.main, table, *flags))) == 4 + 2
+
+
+def test_sharpness_of_other_defaults_is_not_known(known, tmp_path, run_here, monkeypatch) -> None:
+    """Its two minima that no other measure needs are trained again."""
+    table, runs = known
+    monkeypatch.setitem(sharpness.WORST_RHO, "linf", 0.003)
+    flags = (f"--known={runs}", f"--out_dir={tmp_path}", "--print")
+    result = run_here(runner.main, table, *flags)
+    assert len(commands(result)) == 8 and "# note: 3 of the known runs are not" in result.stdout
+
+
+def test_a_table_that_records_no_defaults_does_when_it_is_written_again(
+    known, tmp_path: Path, run_here
+) -> None:
+    table, runs = known
+    output = reported(table, without_digests(runs, tmp_path), tmp_path, run_here)
+    assert read(output / "runs.csv") == read(runs)
+    rows = read(runs)
+    assert len({row["settings_digest"] for row in rows}) == 16
+    measured = Counter(row["sharpness_settings_digest"] for row in rows)
+    assert sorted(measured.values()) == [3, 13] and measured[""] == 13
+
+
+def test_a_flag_that_is_new_and_off_makes_no_other_run() -> None:
+    """Nor do folders and threads; all else does."""
+    now = argparse.Namespace(rho=0.05, threads=1, data_dir=Path("a"))
+    later = {**vars(now), "threads": 2, "data_dir": Path("b")}
+    same = {"new": False, "newer": None, "newest": 0.0}
+    assert settings_digest(argparse.Namespace(**later, **same)) == settings_digest(now)
+    for other in ({"rho": 0.1}, {"new": True}, {"new": 1.0}):
+        assert settings_digest(argparse.Namespace(**{**later, **other})) != settings_digest(now)
+
+
+@pytest.mark.parametrize("name", ["gcn", "mitbih"])
+def test_no_run_of_a_committed_table_is_made_again_for_its_own_sake(name, tmp_path) -> None:
+    """Only those whose pictures need a checkpoint, and those that the table lacks."""
+    plan = runner.make_plan(ROOT / f"studies/{name}.toml", {}, tmp_path, tmp_path)
+    known = KnownRuns(plan, ROOT / f"studies/reports/{name}/runs.csv", whole=True)
+    state = Progression(plan, list(plan.jobs()), known)
+    state.look()
+    assert len(state.from_table) == len(known.rows) and not known.notes()
+    assert not any(job.stage == "trials" for job in state.waiting)
 
 
 def test_what_other_settings_measured_is_left_out(known, tmp_path: Path, run_here) -> None:
