@@ -32,6 +32,8 @@ class Job:
         kind: "training", what is measured, or "kept_epochs": a training run once more for that.
         data, optimizer: their names.
         value: of the tuned flag; None where the study still has to choose it.
+        taken: flags with the values that were chosen for other optimizers; empty where the study
+            still has to choose them.
     """
 
     stage: str
@@ -41,6 +43,7 @@ class Job:
     seed: int
     fold: int | None
     value: float | None = None
+    taken: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Plan:
                     yield Job("runs", TRAINING, data.name, optimizer.name, seed, fold)
 
     def jobs(self) -> Iterator[Job]:
-        """All, without the values that are still to be chosen: trials, then seed after seed.
+        """All, without the values that are to be chosen: trials, then seed after seed.
 
         A seed's measures come before the next seed's trainings, so that a study cut short has all
         of fewer seeds.
@@ -226,23 +229,31 @@ class Plan:
         """Every job that there may be, of the first seed and fold: the others are like them."""
         first = (self.study.seeds[0], self.study.folds[0])
         trials = self.study.trials
-        yield from (job for job in self.trials() if job.fold == trials.folds[0])
+        yield from (self.assumed(job) for job in self.trials() if job.fold == trials.folds[0])
         for job in self.jobs():
             if job.stage == "runs" and (job.seed, job.fold) == first:
                 values = self.study.optimizer(job.optimizer).values
-                yield from (replace(job, value=value) for value in values)
+                yield from (self.assumed(replace(job, value=value)) for value in values)
         for measures in self.study.measures:
             for job in islice(self._measured(measures, measures.seeds[0]), 2):  # KEPT is the first
-                yield replace(job, value=self.study.optimizer(job.optimizer).values[0])
+                yield self.assumed(job)
+
+    def assumed(self, job: Job) -> Job:
+        """The job with the first of the values that may be chosen for it, to look at its flags."""
+        study = self.study
+        value = study.optimizer(job.optimizer).values[0] if job.value is None else job.value
+        others = study.taken(job.data, job.optimizer, job.stage == "trials")
+        taken = {flag: study.optimizer(other).values[0] for flag, other in others.items()}
+        return replace(job, value=value, taken=tuple(taken.items()))
 
     def _training(self, job: Job) -> Command:
         study, optimizer = self.study, self.study.optimizer(job.optimizer)
         flags: dict[str, Any] = dict(study.flags_of(job.data, job.optimizer, job.stage == "trials"))
         flags |= {"keep_epochs": self.measures[ALONG].keep_epochs} if job.kind == KEPT else {}
+        assert job.value is not None, job
+        flags |= {**dict(job.taken), optimizer.tuned: job.value}
         if optimizer.times_epochs > 1:
             flags["epochs"] = self._epochs(flags) * optimizer.times_epochs
-        assert job.value is not None, job
-        flags[optimizer.tuned] = job.value
         flags["seed"] = job.seed
         flags |= {} if job.fold is None else {"fold": job.fold}
         tag = self._tag(job, flags)

@@ -47,10 +47,14 @@ class Progression:
         Raises:
             ValueError: a finished result has other settings than the study's.
         """
-        for trials in self.trials.values():
-            self.done |= {job for job in trials if self._is_there(job)}
-        for key in self.trials:
-            self.choose(*key)
+        keys = list(self.trials)
+        # What waits for another's choice can be looked at when that is known.
+        while ready := [key for key in keys if None not in map(self.valued, self.trials[key])]:
+            for key in ready:
+                trials = filter(None, map(self.valued, self.trials[key]))
+                self.done |= {job for job in trials if self._is_there(job)}
+                self.choose(*key)
+                keys.remove(key)
         left = []
         for job in self.waiting:
             valued = self.valued(job)
@@ -82,17 +86,30 @@ class Progression:
         return training in self.done
 
     def valued(self, job: Job) -> Job | None:
-        """The job with its value, if that is known."""
-        if job.value is not None:
-            return job
-        chosen_for = self.plan.study.optimizer(job.optimizer).chosen_for
-        choice = self.choices.get((job.data, chosen_for))
-        return None if choice is None else replace(job, value=choice.value)
+        """The job with the values that are chosen for it, if they are known."""
+        values = dict[str, float]()
+        for flag, optimizer in self._chosen_for(job).items():
+            choice = self.choices.get((job.data, optimizer))
+            if choice is None:
+                return None
+            values[flag] = choice.value
+        own = self.plan.study.optimizer(job.optimizer).tuned
+        value = values.pop(own) if job.value is None else job.value
+        return replace(job, value=value, taken=tuple(values.items()))
+
+    def _chosen_for(self, job: Job) -> dict[str, str]:
+        """By flag, the optimizers whose trials choose the values that a job has."""
+        study = self.plan.study
+        others = study.taken(job.data, job.optimizer, job.stage == "trials")
+        if job.value is None:
+            others = {study.optimizer(job.optimizer).tuned: job.optimizer, **others}
+        return {flag: study.optimizer(other).chosen_for for flag, other in others.items()}
 
     def choose(self, data: str, optimizer: str) -> bool:
         """Choose an optimizer's value if all its trials are done; whether that was so."""
-        trials = self.trials[data, optimizer]
-        if (data, optimizer) in self.choices or not set(trials) <= self.done:
+        trials = [job for job in map(self.valued, self.trials[data, optimizer]) if job]
+        there = len(trials) == len(self.trials[data, optimizer]) and set(trials) <= self.done
+        if (data, optimizer) in self.choices or not there:
             return False
         study, results = self.plan.study, defaultdict[float, list[float]](list)
         for job in trials:
@@ -123,12 +140,13 @@ class Progression:
 
     def reason(self, job: Job) -> str:
         """What a job waits for."""
-        study, valued = self.plan.study, self.valued(job)
+        valued = self.valued(job)
         training = valued and self.plan.needs(valued)
         if training is not None:
             return f"its training: {self.plan.label(training)}"
-        chosen_for = study.optimizer(job.optimizer).chosen_for
-        return f"the choice of {study.optimizer(chosen_for).tuned} by {chosen_for}'s trials"
+        needed = self._chosen_for(job).items()
+        flag, chosen_for = next(each for each in needed if (job.data, each[1]) not in self.choices)
+        return f"the choice of {flag} by {chosen_for}'s trials"
 
     def write_choices(self) -> None:
         path = self.plan.out_dir / "choice.json"

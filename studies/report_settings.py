@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +47,8 @@ def _flags(flags: Mapping[str, object]) -> str:
 
 
 def _flag_text(flags: Mapping[str, object]) -> str:
-    return " ".join(f"--{key}={value}" for key, value in flags.items()) or "the task's defaults"
+    said = (f"--{key}={shlex.quote(f'{value}')}" for key, value in flags.items())
+    return " ".join(said) or "the task's defaults"
 
 
 def settings(results: Results) -> str:
@@ -137,12 +139,12 @@ def _machine(run: TrainedRun, unrecorded: str) -> str:
 
 def rates(results: Results) -> str:
     """A sentence on each optimizer that trains at another value than was chosen for the base."""
-    study, chosen = results.study, dict[str, float]()
-    base = study.optimizer(study.base)
-    for data in results.data:
-        for run in results.of(data, base.name)[:1]:
-            with suppress(ValueError):  # of a table that people have changed
-                chosen[data] = float(run.chosen.removeprefix(f"{base.tuned}="))
+    study, chosen = results.study, dict[tuple[str, str], float]()
+    for run in results.runs:
+        optimizer = study.optimizer(run.optimizer)
+        with suppress(ValueError):  # of a table that people have changed
+            value = float(run.chosen.removeprefix(f"{optimizer.tuned}="))
+            chosen.setdefault((run.data, optimizer.chosen_for), value)
     lines = other_values(Plan(study, ROOT, ROOT), chosen)
     return "\n".join(f"- {text(line[0].upper() + line[1:])}." for line in lines)
 

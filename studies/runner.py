@@ -328,8 +328,8 @@ def summary(state: Progression) -> Iterator[str]:
     study, plan = state.plan.study, state.plan
     if state.choices:
         yield as_table(list(state.choices.values()), study.trials.select)
-    bases = {d: c.value for (d, name), c in state.choices.items() if name == study.base}
-    yield from (f"note: {line}" for line in other_values(plan, bases))
+    chosen = {key: choice.value for key, choice in state.choices.items()}
+    yield from (f"note: {line}" for line in other_values(plan, chosen))
     for job, why in state.failed.items():
         yield f"failed: {plan.label(job)}: {why}"
     for job in state.waiting[:10]:

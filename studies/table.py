@@ -13,6 +13,9 @@
     [optimizers."ADAM, twice the epochs"]
     like = "ADAM"                      # its flags and the value chosen for it
     times_epochs = 2
+    [optimizers.SAM]
+    flags = { optimizer = "SAM", learning_rate = "as chosen for ADAM" }
+    tune = { rho = [0.02, 0.05, 0.1] }
     [trials]                           # by which the tuned values are chosen, on validation
     select = "val_acc"
     seeds = [100]
@@ -36,7 +39,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from studies.section import Flags, Section
+from studies.section import Flags, Section, shown
 from utilities.cli import LARGEST_SEED
 from utilities.files import ROOT
 
@@ -54,6 +57,7 @@ SCRIPTS = {
 }
 ALONG = "along_training"  # which is of a whole training, the others are of its minimum
 MOST_KEPT = 10_000  # epochs between two that are kept
+AS_CHOSEN = "as chosen for "  # and an optimizer's name: a flag's value that its trials choose
 SELECT = {"val_acc": "accuracy on validation", "val_f1": "macro F1 on validation"}
 
 
@@ -168,6 +172,15 @@ class Study:
         flags = {**self.flags, **own.flags, **self.optimizer(optimizer).flags}
         return {**flags, **(self.trials.flags if trial else {}), **self.changes}
 
+    def taken(self, data: str, optimizer: str, trial: bool = False) -> dict[str, str]:
+        """The optimizers for which values that these trainings take are chosen, by flag."""
+        flags, tuned = self.flags_of(data, optimizer, trial), self.optimizer(optimizer).tuned
+        return {
+            flag: value.removeprefix(AS_CHOSEN)
+            for flag, value in flags.items()
+            if flag != tuned and isinstance(value, str) and value.startswith(AS_CHOSEN)
+        }
+
     def keeps_epochs(self, data: str, optimizer: str) -> bool:
         """Whether these trainings keep epochs, so that none is run once more to be followed."""
         return "keep_epochs" in self.flags_of(data, optimizer)
@@ -240,7 +253,40 @@ def _study(top: Section, path: Path, changes: Flags) -> Study:
     for each in measures:
         if each.kind == ALONG and not each.keep_epochs:
             _refuse_unkept(top, study, each)
+    for name in names[1]:
+        _refuse_untaken(top, study, name)
+        _refuse_circle(top, study, name)
     return study
+
+
+def _refuse_untaken(top: Section, study: Study, data: str) -> None:
+    """Refuse what is to be as chosen for another, where nothing of that kind is."""
+    tuned = {optimizer.name: optimizer.tuned for optimizer in study.optimizers}
+    for name in tuned:
+        taken = {**study.taken(data, name), **study.taken(data, name, trial=True)}
+        for flag, other in taken.items():
+            if tuned.get(other) != flag:
+                what = f"tunes {tuned[other]}" if other in tuned else "is no optimizer here"
+                problem = f"is for {name} {shown(AS_CHOSEN + other)}, which {what}"
+                raise top.error(f"flags.{flag}", problem)
+
+
+def _refuse_circle(top: Section, study: Study, data: str) -> None:
+    """Refuse optimizers whose trials wait for each other's choices."""
+    waits = {
+        optimizer.name: {
+            study.optimizer(other).chosen_for
+            for other in study.taken(data, optimizer.name, trial=True).values()
+        }
+        for optimizer in study.optimizers
+        if optimizer.has_trials
+    }
+    while ready := [name for name, others in waits.items() if not others & waits.keys()]:
+        for name in ready:
+            del waits[name]
+    if waits:
+        problem = f"the trials of {' and '.join(waits)} on {data} wait for each other's choices"
+        raise top.error("optimizers", problem)
 
 
 def _refuse_unkept(top: Section, study: Study, measures: Measures) -> None:

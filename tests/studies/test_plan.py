@@ -190,12 +190,13 @@ def test_a_rate_that_is_not_the_one_chosen_for_the_base_is_named(tmp_path: Path)
         'flags = { dataset = "NCI1", learning_rate = 0.003 }',
     )
     plan = plan_of(tmp_path, text)
-    assert other_values(plan, {"MUTAG": 0.03, "NCI1": 0.003}) == []
-    (line,) = other_values(plan, {"MUTAG": 0.01, "NCI1": 0.003})
+    nci1 = {("NCI1", "ADAM"): 0.003}
+    assert other_values(plan, {("MUTAG", "ADAM"): 0.03, **nci1}) == []
+    (line,) = other_values(plan, {("MUTAG", "ADAM"): 0.01, **nci1})
     assert line.startswith("on MUTAG, SAM: learning_rate 0.03, where ADAM trains at 0.01, so")
     assert other_values(plan, {}) == []
     whole = SMALL.replace("learning_rate = [0.003, 0.01]", "batch_size = [16, 32]")
-    (line,) = other_values(plan_of(tmp_path, whole), {"MUTAG": 16})
+    (line,) = other_values(plan_of(tmp_path, whole), {("MUTAG", "ADAM"): 16})
     assert line.startswith("on MUTAG, SAM: batch_size 64, where ADAM trains at 16, so")
 
 
