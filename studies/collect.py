@@ -25,6 +25,7 @@ from studies.plan import TRAINING, Job, Plan
 from studies.progression import Progression
 from studies.table import Study
 from trainings.optimizers import RHO
+from utilities import checkpoint
 from utilities.files import ROOT, sha256_of
 from utilities.history import read_history
 from utilities.runs import Run
@@ -87,12 +88,12 @@ def _trained(state: Progression, job: Job) -> Row:
     plan = state.plan
     args, content = plan.args(job), result(plan.args(job))
     assert content is not None, job
-    best: Path = args.run.best
-    checkpoint = best.relative_to(plan.out_dir).as_posix()
+    best, origin = args.run.best, checkpoint.origin(content)
+    file = best.relative_to(plan.out_dir).as_posix()
     measure = replace(job, stage="measures", kind=SHARPNESS)
     sharpness = ("", "")
     if measure in state.done:
-        sharpness = sharpness_command(plan, checkpoint), state.known.sharpness_digest
+        sharpness = sharpness_command(plan, file), state.known.sharpness_digest
     metrics = {name: content["metrics"].get(name, "") for name in METRICS}
     return {
         "epochs": args.epochs,
@@ -101,11 +102,11 @@ def _trained(state: Progression, job: Job) -> Row:
         "best_epoch": content["epoch"],
         "seconds": seconds(args.run),
         **measured(state, job),
-        "checkpoint": checkpoint,
+        "checkpoint": file,
         "sha256": sha256_of(best),
         "command": training_command(plan, job, content["train_args"].get("threads")),
-        "processor": content["versions"].get("processor", ""),
-        "torch": content["versions"].get("torch", ""),
+        "processor": origin.get("processor", ""),
+        "torch": origin.get("torch", ""),
         "threads": content["train_args"].get("threads") or "",
         "sharpness_command": sharpness[0],
         "sharpness_settings_digest": sharpness[1],

@@ -108,9 +108,8 @@ class MinimaFiles:
         except ValueError as error:
             self.notes.append(str(error))
             return None
-        said = {**content["versions"], "commit": content["commit"]}
         tested = sum(map(sum, content.get("test_confusion", [])))
-        return Minimum(row, files, {key: str(value) for key, value in said.items()}, tested)
+        return Minimum(row, files, checkpoint.origin(content), tested)
 
     def of(self, data: str) -> dict[str, list[Minimum]]:
         """The minima of a data set by optimizer."""

@@ -174,6 +174,18 @@ def versions() -> dict[str, str]:
     }
 
 
+def origin(content: Mapping[str, Any]) -> dict[str, str]:
+    """Versions, machine and commit of a training, as its checkpoint has them.
+
+    Where it began under others than it ended, as on another machine, both are said; what was
+    between them isn't known.
+    """
+    ended = {**content["versions"], "commit": content["commit"]}
+    begun = content.get("record", {})
+    both = {name: dict.fromkeys((begun.get(name, value), value)) for name, value in ended.items()}
+    return {name: ", then ".join(map(str, values)) for name, values in both.items()}
+
+
 @functools.cache
 def commit() -> str:
     """The project's git commit, or "unknown" where it is no git checkout."""

@@ -7,6 +7,7 @@ import json
 import multiprocessing.forkserver
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -142,6 +143,21 @@ def test_the_table_of_runs_says_what_the_files_hold(carried_out) -> None:
     assert [r["checkpoint"] for r in rows(read_study(table), out)] == [
         r["checkpoint"] for r in read
     ]
+
+
+def test_a_run_that_ended_elsewhere_than_it_began_says_both(carried_out, tmp_path: Path) -> None:
+    """The record is of its start, the versions of whatever saved last."""
+    table, whole = carried_out
+    out = tmp_path / "out"
+    shutil.copytree(whole / "to_plot", out / "to_plot")
+    path = sorted(out.glob("to_plot/*_seed2.pt"))[0]  # whose minimum is not measured
+    content = checkpoint.load(path)
+    assert checkpoint.origin(content)["processor"] == processor()
+    content["record"]["processor"] = "an EPYC"
+    checkpoint.save(path, content)
+    found = {row["checkpoint"]: row["processor"] for row in rows(read_study(table), out)}
+    assert found.pop(f"to_plot/{path.name}") == f"an EPYC, then {processor()}"
+    assert set(found.values()) == {processor()}
 
 
 def test_its_report_is_of_what_is_there(carried_out, tmp_path: Path, run_here) -> None:
