@@ -21,6 +21,7 @@ from studies.comparisons import Results, pair_text
 from studies.plan import KEPT
 from studies.plot_history import Curve, read_curves
 from studies.runs_file import TrainedRun
+from studies.table import ALONG
 from utilities import checkpoint
 from utilities.files import sha256_of
 from utilities.runs import Run, differing, run_settings
@@ -58,10 +59,12 @@ class AlongTraining:
     Attributes:
         values: by epoch.
         edge: None where the file doesn't say one.
+        lacking: epochs that the study's table asks for and the file doesn't have.
     """
 
     values: dict[int, float]
     edge: EdgeRead | None = None
+    lacking: tuple[int, ...] = ()
 
 
 @dataclass
@@ -167,7 +170,21 @@ class MinimaFiles:
     def along_training(self, data: str) -> Together[AlongTraining]:
         """Largest eigenvalues at the epochs that runs of one seed and fold kept."""
         found = self._together(data, lambda files: epochs_path(files.spectrum), read_along)
+        for name, each in found.items():
+            asked = self._epochs_asked(data, name)
+            lacking = tuple(epoch for epoch in asked if epoch not in each.values)
+            found[name] = replace(each, lacking=lacking)
         return found if any(len(each.values) > 1 for each in found.values()) else Together()
+
+    def _epochs_asked(self, data: str, optimizer: str) -> Sequence[int]:
+        """At which epochs the table has an optimizer's trainings measured, if at any."""
+        study = self.results.study
+        measures = next((each for each in study.measures if each.kind == ALONG), None)
+        if measures is None or data not in measures.data or optimizer not in measures.optimizers:
+            return ()
+        kept = study.flags_of(data, optimizer).get("keep_epochs", measures.keep_epochs)
+        epochs = self.results.of(data, optimizer)[0].numbers.get("epochs", 0)
+        return range(0, int(epochs) + 1, int(str(kept)))
 
     def _together(
         self, data: str, path_of: Callable[[Run], Path], read: Callable[[Path, Minimum], T]
@@ -267,4 +284,15 @@ def said_of_edges(runs: Mapping[str, AlongTraining]) -> str:
         for why in run.edge.why if run.edge else ():
             by_reason.setdefault(why, []).append(name)
     said += [f"{', '.join(names)}: {why}." for why, names in by_reason.items()]
+    return " ".join(said)
+
+
+def said_of_lacking(runs: Mapping[str, AlongTraining], most: int = 5) -> str:
+    """Which epochs a picture lacks of those that the table asks for; of many the first ones."""
+    said = []
+    for name, run in runs.items():
+        shown = ", ".join(map(str, run.lacking[:most]))
+        more = len(run.lacking) - most
+        shown += f" and {more} more" if more > 0 else ""
+        said += [f"{name}: not measured at epochs {shown}, as the table asks."] if shown else []
     return " ".join(said)

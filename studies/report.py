@@ -24,7 +24,7 @@ from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Res
 from studies.fewer_runs import add_fewer_runs_flag, refuse_fewer_runs
 from studies.known_runs import add_known_flag
 from studies.markdown import code, text
-from studies.minima_files import MinimaFiles, names, said_of_edges
+from studies.minima_files import MinimaFiles, names, said_of_edges, said_of_lacking
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runner import assignment
@@ -172,7 +172,8 @@ class Report:
         if not found:
             return ""
         figure = report_pictures.draw_along_training(found, self.numbers)
-        caption = f"One run each, {found.which}. {text(said_of_edges(found))} "
+        said = [said_of_edges(found), said_of_lacking(found)]
+        caption = f"One run each, {found.which}. {text(' '.join(filter(None, said)))} "
         caption += f"Runs: {names(found.paths)}."
         return "### Sharpness along the training\n\n" + self._picture(
             data, "along_training", figure, caption

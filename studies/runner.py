@@ -129,7 +129,8 @@ def note_end(state: Progression, job: Job, code: int) -> None:
         done = code == 0 and finished(state.plan, job)
         why = f"exit code {code}" if code else "its result is not there"
         if job.kind == KEPT and not code:  # it found itself finished
-            why += f" (has keep_epochs changed? remove the folder {KEPT} to run it once more)"
+            why += " (has keep_epochs changed, or are epochs gone? "
+            why += f"remove the folder {KEPT} to run it once more)"
     except ValueError as error:
         done, why = False, str(error)
     if not done:

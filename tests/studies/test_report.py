@@ -31,7 +31,7 @@ from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results
-from studies.minima_files import AlongTraining, MinimaFiles, said_of_edges
+from studies.minima_files import AlongTraining, MinimaFiles, said_of_edges, said_of_lacking
 from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
@@ -224,6 +224,28 @@ def test_files_of_other_checkpoints_are_left_out_and_named(real: Path, tmp_path:
     files = files_of(folder)
     assert list(files.spectra("MUTAG")) == ["ADAM"]
     assert files.notes == [f"to_plot/{best.name} has changed since the table of runs was written"]
+
+
+@pytest.mark.parametrize(
+    ("keep_epochs", "said"),
+    [
+        (1, "{}: not measured at epochs 3, 4, 5, 6, 7 and 3 more, as the table asks."),
+        (6, "{}: not measured at epochs 6, as the table asks."),
+        (11, ""),
+    ],
+)
+def test_epochs_that_the_table_asks_for_and_a_file_lacks_are_said(
+    real: Path, tmp_path: Path, keep_epochs: int, said: str
+) -> None:
+    """The made rows have 10 epochs, of which the real trainings kept 0 to 2."""
+    shutil.copy(real / "runs.csv", tmp_path)
+    table = (real / "small.toml").read_text()
+    table += f"[measures.along_training]\nkeep_epochs = {keep_epochs}\n"
+    (tmp_path / "small.toml").write_text(table)
+    results = Results(read_study(tmp_path / "small.toml"), read_runs(tmp_path / "runs.csv"))
+    found = MinimaFiles(results, real).along_training("MUTAG")
+    assert list(found) == ["ADAM", "SAM"] and list(found["SAM"].values) == [0, 1, 2]
+    assert said_of_lacking(found) == " ".join(said.format(name) for name in found).strip()
 
 
 def test_a_training_run_once_more_that_ended_otherwise_is_left_out(

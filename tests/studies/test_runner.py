@@ -94,6 +94,22 @@ def test_a_training_that_kept_other_epochs_says_what_to_do(carried_out, tmp_path
     assert "remove the folder kept_epochs to run it once more" in state.failed[job]
 
 
+def test_sharpness_is_not_followed_over_fewer_epochs_than_asked(carried_out, tmp_path) -> None:
+    """Though it was measured at all: which weights that was of can't be seen any more."""
+    table, whole = carried_out
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    next(out.glob(f"{KEPT}/to_plot/*SAM*_epoch2.pt")).unlink()
+    plan = runner.make_plan(table, {}, out, ROOT / "data")
+    state = Progression(plan, list(plan.jobs()))
+    state.look()
+    assert [(job.kind, job.optimizer) for job in state.waiting] == [
+        *((KEPT, "SAM"), ("along_training", "SAM"))
+    ]
+    job = state.next()
+    assert job is not None and job.kind == KEPT and state.next() is None
+
+
 def test_values_are_chosen_on_validation_alone(carried_out) -> None:
     """Against the trials' checkpoints, read and compared here."""
     _, out = carried_out
