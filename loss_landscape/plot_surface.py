@@ -31,7 +31,6 @@ from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Way
 from loss_landscape.foreign_flags import add_foreign_flags
 from loss_landscape.on_ray import handed_out
 from loss_landscape.path_picture import draw_on, path_on
-from loss_landscape.ray_cluster import add_ray_flag, check_ray_flag
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from loss_landscape.surface_measure import (
@@ -45,6 +44,7 @@ from loss_landscape.surface_measure import (
 )
 from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked, remove_parts
+from utilities.ray_cluster import add_ray_flag, check_ray_flag
 from utilities.runs import refuse_other
 
 MOST_CELLS = 10_000_000

@@ -23,9 +23,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from loss_landscape.ray_cluster import RETRIES, cluster
 from studies.plan import Command, Job
 from utilities import cli
+from utilities.ray_cluster import RETRIES, cluster
 
 GRACE = 60.0  # seconds in which a job saves and leaves when its study is gone
 TICK = 1.0  # seconds between two looks at whether the process that forked it lives

@@ -55,7 +55,6 @@ from loss_landscape.my_pyhessian.spectrum_file import (
     write_spectrum,
 )
 from loss_landscape.my_pyhessian.unfinished import Unfinished
-from loss_landscape.ray_cluster import add_ray_flag, check_ray_flag, cluster
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities.cli import (
     Parser,
@@ -69,6 +68,7 @@ from utilities.cli import (
 )
 from utilities.files import locked, sha256_of, target
 from utilities.ranks import Ranks
+from utilities.ray_cluster import add_ray_flag, check_ray_flag, cluster
 
 MATRICES: dict[str, type[CurvatureOperator]] = {
     "hessian": HessianOperator,

@@ -17,7 +17,7 @@ from loss_landscape.my_pyhessian.operators import CurvatureOperator
 from loss_landscape.my_pyhessian.probes import Handout, Work
 from loss_landscape.my_pyhessian.stochastic import Known
 from loss_landscape.my_pyhessian.unfinished import Piece
-from loss_landscape.ray_cluster import fetched, remote, with_absolute_paths
+from utilities.ray_cluster import fetched, remote, with_absolute_paths
 from utilities.runs import differing
 
 Source = tuple[Mapping[str, Any], float]  # which checkpoint, data and loss; length of the gradient

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from small_spectra import choose_merged, contents, flags_of
 
-from loss_landscape import on_ray, plot_surface, ray_cluster
+from loss_landscape import on_ray, plot_surface
 from loss_landscape.my_pyhessian import hessian, probes_on_ray
 from loss_landscape.surface_file import done, read_surface
+from utilities import ray_cluster
 
 
 def test_without_ray_one_line_names_the_extra(
