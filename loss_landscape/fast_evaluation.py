@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from loss_landscape.evaluation import Visits, loss_and_accuracy, moved
-from loss_landscape.merged_graphs import MergedGCN
+from loss_landscape.forward_pass.merged_graphs import MergedGCN
+from loss_landscape.forward_pass.stand_ins import Folded, StandIn, UnsuitedError
 from loss_landscape.restore import Restored
-from loss_landscape.stand_ins import Folded, StandIn, UnsuitedError
 from loss_landscape.surface_file import Surface
 from utilities.precision import resolve
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loss_landscape.batch_norm import EVAL, Statistics
 from loss_landscape.evaluation import moved
+from loss_landscape.forward_pass.batch_norm import EVAL, Statistics
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.operators import Criterion
 

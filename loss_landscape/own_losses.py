@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from loss_landscape.forward_pass.memory_format import in_format, settle_memory_format
 from loss_landscape.losses import LOSSES, Losses, correct
-from loss_landscape.memory_format import in_format, settle_memory_format
 from loss_landscape.my_pyhessian.batches import count_samples, pair_of, steady
 from loss_landscape.own_data import OwnData, rows, rows_of
 from loss_landscape.own_model import blamed

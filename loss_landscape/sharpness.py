@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from loss_landscape.batch_norm import add_bn_flag, asked_statistics, said
+from loss_landscape.forward_pass.batch_norm import add_bn_flag, asked_statistics, said
 from loss_landscape.losses import logits_of
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.lanczos import Eigenpairs

@@ -31,7 +31,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from loss_landscape.batch_norm import KINDS, add_bn_flag, asked_statistics, said, statistics_of
+from loss_landscape.forward_pass.batch_norm import (
+    KINDS,
+    add_bn_flag,
+    asked_statistics,
+    said,
+    statistics_of,
+)
 from loss_landscape.my_pyhessian import stochastic
 from loss_landscape.my_pyhessian.batches import Forward, forward_pair, moved
 from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues

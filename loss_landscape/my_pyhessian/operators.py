@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loss_landscape.batch_norm import EVAL, Statistics
+from loss_landscape.forward_pass.batch_norm import EVAL, Statistics
 from loss_landscape.my_pyhessian.batches import (
     REMEDY,
     Forward,

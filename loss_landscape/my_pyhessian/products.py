@@ -6,7 +6,7 @@ ahead, so that ``choose`` measures them on the first batch. There are four means
 - what a batch's products have in common, the forward pass and the first backward pass, is kept,
   for as many batches as a quarter of the free memory holds;
 - layers are replaced (``quick_layers.py``), and images lie in channels_last;
-- graphs are merged (``loss_landscape/merged_graphs.py``), which is the same function of the weights
+- graphs are merged (``forward_pass/merged_graphs.py``), which is the same function of the weights
   and so has the same Hessian;
 - forward over reverse, compiled, where so many products are ahead that they pay for compiling.
 """
@@ -31,8 +31,9 @@ from torch.func import functional_call, grad, jvp
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from loss_landscape.memory_format import in_format
-from loss_landscape.merged_graphs import MergedBatch, merge
+from loss_landscape.forward_pass.memory_format import in_format
+from loss_landscape.forward_pass.merged_graphs import MergedBatch, merge
+from loss_landscape.forward_pass.stand_ins import UnsuitedError
 from loss_landscape.my_pyhessian.batches import Forward, Pair, forward_pair
 from loss_landscape.my_pyhessian.operators import (
     BatchProduct,
@@ -41,7 +42,6 @@ from loss_landscape.my_pyhessian.operators import (
     Parts,
 )
 from loss_landscape.my_pyhessian.quick_layers import QuickLayers
-from loss_landscape.stand_ins import UnsuitedError
 from models.gnc import GCN
 from models.sparse_product import SparseMatrix
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from loss_landscape import sharpness
-from loss_landscape.batch_norm import KINDS, batch_norms, statistics_of
+from loss_landscape.forward_pass.batch_norm import KINDS, batch_norms, statistics_of
 from loss_landscape.my_pyhessian import density_plot, probes_on_ray
 from loss_landscape.my_pyhessian import hessian as script
 from loss_landscape.my_pyhessian.hessian import hessian

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_operators import DENSE
 from torch import Tensor, nn
 
+from loss_landscape.forward_pass.stand_ins import UnsuitedError
 from loss_landscape.my_pyhessian import products
 from loss_landscape.my_pyhessian.hessian import hessian
 from loss_landscape.my_pyhessian.operators import (
@@ -23,7 +24,6 @@ from loss_landscape.my_pyhessian.operators import (
 )
 from loss_landscape.my_pyhessian.products import FastProducts, Trial, Way, choose
 from loss_landscape.my_pyhessian.quick_layers import QuickLayers
-from loss_landscape.stand_ins import UnsuitedError
 
 WAYS = [
     *((name, "plain") for name in ("logistic", "perceptron", "cifar", "mitbih", "GCN")),

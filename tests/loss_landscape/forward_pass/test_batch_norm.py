@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from loss_landscape.batch_norm import batch_norms, recalibrated
+from loss_landscape.forward_pass.batch_norm import batch_norms, recalibrated
 
 
 def make_model() -> nn.Sequential:

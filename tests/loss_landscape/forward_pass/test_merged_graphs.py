@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
 
 import DatasetClass
-from loss_landscape.merged_graphs import MergedGCN, merge, refine
-from loss_landscape.stand_ins import UnsuitedError
+from loss_landscape.forward_pass.merged_graphs import MergedGCN, merge, refine
+from loss_landscape.forward_pass.stand_ins import UnsuitedError
 from models.gnc import GCN, adjacency_of
 from utilities.files import ROOT
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss_landscape.stand_ins import StandIn, UnsuitedError
+from loss_landscape.forward_pass.stand_ins import StandIn, UnsuitedError
 from models.gnc import GCN, adjacency_of, mean_over_nodes
 from models.sparse_product import SparseMatrix
 

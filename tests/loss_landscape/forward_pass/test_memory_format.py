@@ -7,7 +7,7 @@ import torch
 from own_things import ViewAfter
 from torch import Tensor, nn
 
-from loss_landscape.memory_format import in_format, settle_memory_format
+from loss_landscape.forward_pass.memory_format import in_format, settle_memory_format
 
 
 class ReadsMemory(ViewAfter):

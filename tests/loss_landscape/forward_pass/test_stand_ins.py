@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loss_landscape.stand_ins import (
+from loss_landscape.forward_pass.stand_ins import (
     Convolution,
     Folded,
     SeparateAttention,

@@ -1,0 +1,1 @@
+"""How a model is asked: batch norm's statistics, order in memory, faster stand-ins for it."""
