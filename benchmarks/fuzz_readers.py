@@ -113,7 +113,7 @@ def weights_reader(name: str) -> Reader:
     """A state dict of a user's own model."""
     from safetensors.torch import save_file
 
-    from loss_landscape.own_model import read_weights
+    from loss_landscape.own_model.model import read_weights
 
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     weights, wrapped = model.state_dict(), {f"module.{k}": v for k, v in model.state_dict().items()}

@@ -27,7 +27,7 @@ from loss_landscape.epoch_sharpness import Row, epochs_path, read_epochs
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
-from loss_landscape.own_model import is_own
+from loss_landscape.own_model.model import is_own
 from loss_landscape.page import (
     MOST_SCENES,
     along_figure,

@@ -35,7 +35,7 @@ from loss_landscape.epoch_sharpness import (
     largest_eigenvalue,
 )
 from loss_landscape.my_pyhessian.operators import HessianOperator
-from loss_landscape.own_model import is_own
+from loss_landscape.own_model.model import is_own
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities import checkpoint
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run

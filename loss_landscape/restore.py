@@ -21,11 +21,11 @@ import DatasetClass
 import models
 from DatasetClass.batches import Dataset
 from loss_landscape.direction_flags import read_checkpoint
-from loss_landscape.losses import LOSSES, correct
 from loss_landscape.my_pyhessian.batches import Forward, forward_pair
-from loss_landscape.own_data import OwnData
-from loss_landscape.own_losses import OwnBatches, OwnLosses
-from loss_landscape.own_model import (
+from loss_landscape.own_model.data import OwnData
+from loss_landscape.own_model.loss_functions import LOSSES, correct
+from loss_landscape.own_model.losses import OwnBatches, OwnLosses
+from loss_landscape.own_model.model import (
     blamed,
     build,
     import_named,

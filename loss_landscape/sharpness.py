@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from loss_landscape.forward_pass.batch_norm import add_bn_flag, asked_statistics, said
-from loss_landscape.losses import logits_of
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.lanczos import Eigenpairs
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.nearby_loss import NearbyLoss
+from loss_landscape.own_model.loss_functions import logits_of
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.sharpness_file import known_measures, sharpness_path, write_sharpness
 from loss_landscape.sharpness_measures import (

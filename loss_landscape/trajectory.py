@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import models
 from loss_landscape.directions import Direction, coordinates
-from loss_landscape.own_model import read_weights
+from loss_landscape.own_model.model import read_weights
 from utilities import checkpoint
 from utilities.runs import Run, differing, run_settings
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
 
-from loss_landscape.own_data import OwnData, as_tensors, digest, regroup, rows_of
+from loss_landscape.own_model.data import OwnData, as_tensors, digest, regroup, rows_of
 
 
 @settings(max_examples=60, deadline=None)

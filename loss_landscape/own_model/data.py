@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from DatasetClass.splits import dealt, subset
-from loss_landscape.own_model import blamed, import_named
+from loss_landscape.own_model.model import blamed, import_named
 
 WHOLE = (0, 1)  # the first of one part
 PLAIN = (int, float, complex, str, bytes, type(None))

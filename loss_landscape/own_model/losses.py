@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from loss_landscape.forward_pass.memory_format import in_format, settle_memory_format
-from loss_landscape.losses import LOSSES, Losses, correct
 from loss_landscape.my_pyhessian.batches import count_samples, pair_of, steady
-from loss_landscape.own_data import OwnData, rows, rows_of
-from loss_landscape.own_model import blamed
+from loss_landscape.own_model.data import OwnData, rows, rows_of
+from loss_landscape.own_model.loss_functions import LOSSES, Losses, correct
+from loss_landscape.own_model.model import blamed
 
 SAME = 1e-3  # relative: what another number of rows in a batch makes of a loss by rounding
 

@@ -19,8 +19,8 @@ from torch.func import functional_call
 
 import DatasetClass
 from loss_landscape import plot_surface
-from loss_landscape.losses import LOSSES
 from loss_landscape.my_pyhessian import hessian
+from loss_landscape.own_model.loss_functions import LOSSES
 from loss_landscape.restore import Restored, restore
 from loss_landscape.surface_file import read_directions, read_surface
 from utilities.files import ROOT

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
-from loss_landscape.own_model import build, import_named, keyword_arguments, read_weights
+from loss_landscape.own_model.model import build, import_named, keyword_arguments, read_weights
 
 
 def prefixed(prefix: str) -> OrderedDict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""A user's own model: its weights, its data, its losses."""
