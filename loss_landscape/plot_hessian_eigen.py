@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from loss_landscape import plot_1D, plot_2D
-from loss_landscape.chosen_directions import directions_and_kind
-from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, fingerprint, with_counters
 from loss_landscape.evaluation import axis, compute, loss_and_accuracy, moved
 from loss_landscape.my_pyhessian.lanczos import both_ends, extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
+from loss_landscape.plane.chosen_directions import directions_and_kind
+from loss_landscape.plane.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.plot_surface import refuse_another
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface

@@ -23,14 +23,14 @@ import numpy as np
 
 from loss_landscape import plot_1D, plot_2D
 from loss_landscape.adaptive import compute_adaptively
-from loss_landscape.chosen_directions import directions_and_kind
-from loss_landscape.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import Measure, axis, compute
 from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Way
 from loss_landscape.foreign_flags import add_foreign_flags
 from loss_landscape.on_ray import handed_out
 from loss_landscape.path_picture import draw_on, path_on
+from loss_landscape.plane.chosen_directions import directions_and_kind
+from loss_landscape.plane.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from loss_landscape.surface_measure import (

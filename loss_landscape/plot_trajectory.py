@@ -25,18 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from loss_landscape.direction_flags import directions_of
 from loss_landscape.directions import Direction, cosine, fingerprint
 from loss_landscape.own_model.model import build, is_own, keyword_arguments
 from loss_landscape.path_picture import PCA, draw
-from loss_landscape.surface_file import (
-    PathOnPlane,
-    Surface,
-    read_path,
-    read_surface,
-    write_path,
-)
-from loss_landscape.trajectory import (
+from loss_landscape.plane.direction_flags import directions_of
+from loss_landscape.plane.trajectory import (
     Projection,
     Trajectory,
     kept_beside,
@@ -44,6 +37,13 @@ from loss_landscape.trajectory import (
     project,
     read_own_trajectory,
     read_trajectory,
+)
+from loss_landscape.surface_file import (
+    PathOnPlane,
+    Surface,
+    read_path,
+    read_surface,
+    write_path,
 )
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, report_files, run

@@ -20,7 +20,6 @@ from torch import Tensor
 import DatasetClass
 import models
 from DatasetClass.batches import Dataset
-from loss_landscape.direction_flags import read_checkpoint
 from loss_landscape.my_pyhessian.batches import Forward, forward_pair
 from loss_landscape.own_model.data import OwnData
 from loss_landscape.own_model.loss_functions import LOSSES, correct
@@ -33,6 +32,7 @@ from loss_landscape.own_model.model import (
     keyword_arguments,
     read_weights,
 )
+from loss_landscape.plane.direction_flags import read_checkpoint
 from models.smooth_crossentropy import smooth_crossentropy
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, prepare_device

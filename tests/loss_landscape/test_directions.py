@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from loss_landscape import direction_flags
-from loss_landscape.direction_flags import Recipe, directions_of, make_directions
 from loss_landscape.directions import (
     NORMS,
     coordinates,
@@ -21,6 +19,8 @@ from loss_landscape.directions import (
     random_direction,
     with_counters,
 )
+from loss_landscape.plane import direction_flags
+from loss_landscape.plane.direction_flags import Recipe, directions_of, make_directions
 from loss_landscape.surface_file import Surface, create
 from utilities import cli
 

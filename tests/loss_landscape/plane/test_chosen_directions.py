@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from loss_landscape import plot_surface
-from loss_landscape.chosen_directions import as_direction, eigenvectors, gradient, orthogonal
 from loss_landscape.directions import Direction, coordinates, cosine
 from loss_landscape.evaluation import Visits
 from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.plane.chosen_directions import as_direction, eigenvectors, gradient, orthogonal
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import read_directions, read_surface
 

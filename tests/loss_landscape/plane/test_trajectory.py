@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from loss_landscape.directions import Direction
-from loss_landscape.trajectory import point_of, principal_directions, project
+from loss_landscape.plane.trajectory import point_of, principal_directions, project
 
 SHAPES = ((4, 3), (5,), (2, 2, 2))
 SIZE = 25

@@ -14,14 +14,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loss_landscape.direction_flags import directions_from_flags, directions_of
 from loss_landscape.directions import Direction
 from loss_landscape.my_pyhessian.lanczos import extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import CurvatureOperator, HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
+from loss_landscape.plane.direction_flags import directions_from_flags, directions_of
+from loss_landscape.plane.trajectory import (
+    kept_beside,
+    principal_directions,
+    project,
+    read_trajectory,
+)
 from loss_landscape.restore import Restored
 from loss_landscape.surface_file import read_surface
-from loss_landscape.trajectory import kept_beside, principal_directions, project, read_trajectory
 from utilities import checkpoint
 
 DESCRIBED = ("xdirection_is", "ydirection_is")
