@@ -23,7 +23,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from loss_landscape import sharpness_table
-from loss_landscape.epoch_sharpness import Row, epochs_path, read_epochs
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
@@ -55,6 +54,7 @@ from loss_landscape.repetitions import (
     read_repetitions,
 )
 from loss_landscape.scale import Scale, make_scale
+from loss_landscape.sharpness_measures.epoch_sharpness import Row, epochs_path, read_epochs
 from loss_landscape.sharpness_table import read_sharpness_of
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different, settings

@@ -19,7 +19,6 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from loss_landscape.epoch_sharpness import Row
 from loss_landscape.my_pyhessian.density_plot import (
     band_of,
     described,
@@ -33,6 +32,7 @@ from loss_landscape.my_pyhessian.density_plot import (
 )
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.scale import LARGEST, Scale, plain_numbers
+from loss_landscape.sharpness_measures.epoch_sharpness import Row
 from loss_landscape.surface_file import ACCURACY, Surface
 from utilities.files import target
 from utilities.pictures import COLOURS, HEIGHTS, MARK

@@ -6,7 +6,8 @@ r"""Draw loss and accuracy along one direction, or the loss along several as a b
 
 The first writes ``plots/<surface>_1d.png``. The second takes lines of one or several checkpoints
 along the same random directions, made with ``plot_surface.py --seed 1 --surf_file ...seed1.h5`` and
-so on, and prints how far the loss rises at ``--radius``, with its interval; see ``flatness.py``.
+so on, and prints how far the loss rises at ``--radius``, with its interval; see
+``sharpness_measures/flatness.py``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from loss_landscape.flatness import Flatness, flatness, largest_radius
 from loss_landscape.plot_2D import NAMES, add_show_flag, full_title, new_figure, pyplot, title
 from loss_landscape.scale import DECADE, LARGEST
+from loss_landscape.sharpness_measures.flatness import Flatness, flatness, largest_radius
 from loss_landscape.surface_file import ACCURACY, Surface, read_surface
 from loss_landscape.together import DRAW, draw_of, refuse_different
 from utilities.cli import Parser, finite_float, positive_float, report_files, run

@@ -6,8 +6,8 @@ r"""Draw the largest eigenvalue of the Hessian along a training, with its edge o
 takes the epochs that a training with ``--keep_epochs 5`` kept, of one run or of several, writes the
 values to ``Eigenvalues/<name>_<optimizer>_sharpness_epochs.json`` and draws them to
 ``plots/sharpness_<name>_<optimizer>.png``. The edge is that of the run's own optimizer:
-``edges.py`` says how it follows, and where it doesn't hold. Epochs that are there already are not
-measured again, and a run that was killed goes on.
+``sharpness_measures/edges.py`` says how it follows, and where it doesn't hold. Epochs that are
+there already are not measured again, and a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loss_landscape.edges import Edge, edge_of, rates
-from loss_landscape.epoch_sharpness import (
+from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.own_model.model import is_own
+from loss_landscape.restore import Restored, add_restore_flags, restore
+from loss_landscape.sharpness_measures.edges import Edge, edge_of, rates
+from loss_landscape.sharpness_measures.epoch_sharpness import (
     ENDING,
     REMEDY,
     EpochsFile,
@@ -34,9 +37,6 @@ from loss_landscape.epoch_sharpness import (
     epochs_path,
     largest_eigenvalue,
 )
-from loss_landscape.my_pyhessian.operators import HessianOperator
-from loss_landscape.own_model.model import is_own
-from loss_landscape.restore import Restored, add_restore_flags, restore
 from utilities import checkpoint
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, sha256_of, target

@@ -5,8 +5,9 @@ r"""Measures of sharpness at a checkpoint, with their errors: a table, and a fil
         --model_file to_plot/model_cifar_SGD_rho0.0.pt to_plot/model_cifar_SAM_rho0.05.pt
 
 writes ``Eigenvalues/<name>_<optimizer>_sharpness.json``. Measures that are there already under the
-same settings are not taken again. What each of them is, says ``sharpness_measures.py``; all are of
-the training's loss with dropout off, and batch norm in eval mode unless ``--bn`` says otherwise.
+same settings are not taken again. What each of them is, says ``sharpness_measures/measures.py``;
+all are of the training's loss with dropout off, and batch norm in eval mode unless ``--bn`` says
+otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,10 @@ from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.lanczos import Eigenpairs
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
-from loss_landscape.nearby_loss import NearbyLoss
 from loss_landscape.own_model.loss_functions import logits_of
 from loss_landscape.restore import Restored, add_restore_flags, restore
-from loss_landscape.sharpness_file import known_measures, sharpness_path, write_sharpness
-from loss_landscape.sharpness_measures import (
+from loss_landscape.sharpness_measures.definitions import KINDS, value
+from loss_landscape.sharpness_measures.measures import (
     Measured,
     Probes,
     average_case,
@@ -44,6 +44,12 @@ from loss_landscape.sharpness_measures import (
     trace,
     worst_case,
 )
+from loss_landscape.sharpness_measures.nearby_loss import NearbyLoss
+from loss_landscape.sharpness_measures.sharpness_file import (
+    known_measures,
+    sharpness_path,
+    write_sharpness,
+)
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, sha256_of, target
 from utilities.progress import Progress
@@ -52,46 +58,6 @@ from utilities.tables import table
 M = 128  # samples a subset, as Andriushchenko et al. 2023
 WORST_RHO = {"linf": 0.002, "l2": 0.5}  # of adaptive ones in their scripts
 UNRECORDED = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "measures")
-
-
-class Kind(NamedTuple):
-    """What is said of a measure wherever it is shown.
-
-    Attributes:
-        unit: of the value; w is a weight's.
-        error_of: what is drawn at random, of which another draw would give another value.
-        definition: with H the Hessian of the mean loss L, L_S the mean over a subset of m samples
-            and w the weights; the rest are flags.
-    """
-
-    unit: str
-    error_of: str
-    definition: str
-
-
-SUBSETS = "samples, by subsets of m"
-DRAWN = "mean of L_S(w + d) - L_S(w), d normal with deviation average_rho"
-WORST = "largest L_S(w + d) - L_S(w) found, |d"
-KINDS = {
-    "lambda_max": Kind("loss / w^2", "", "largest eigenvalue of H"),
-    "lambda_max_over_lambda_5": Kind("1", "", "largest eigenvalue of H over the fifth largest"),
-    "trace": Kind("loss / w^2", "random vectors", "sum of H's eigenvalues"),
-    "frobenius_norm": Kind(
-        "loss / w^2", "random vectors", "root of the sum of H's squared eigenvalues"
-    ),
-    "epsilon_sharpness": Kind(
-        "%",
-        "",
-        "100 (L(w + d) - L(w)) / (1 + L(w)), the largest found, |d_i| <= epsilon (|w_i| + 1)",
-    ),
-    "average_case_adaptive": Kind("loss", f"{SUBSETS}, and draws", f"{DRAWN} |w|"),
-    "worst_case_adaptive": Kind("loss", SUBSETS, f"{WORST} / w| <= worst_rho in worst_norm"),
-    "average_case": Kind("loss", f"{SUBSETS}, and draws", DRAWN),
-    "worst_case": Kind("loss", SUBSETS, f"{WORST}| <= worst_rho in worst_norm"),
-    "m_sharpness": Kind(
-        "loss", SUBSETS, "L_S(w + rho g / |g|) - L_S(w), g the gradient of L_S at w"
-    ),
-}
 
 
 class Measurement:
@@ -355,18 +321,6 @@ def tables(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
         rows.append([name, value(found), found["unit"], of, f"{cost}; {found['seconds']:.3g} s"])
     header = ["measure", "value +- standard error", "unit", "error of", "cost"]
     return [records[0]["title"] + normalised, table(header, rows)]
-
-
-def value(found: dict[str, Any]) -> str:
-    """A measure's value with its error, or with its bound, for people."""
-    if found["value"] is None:
-        return "-"
-    error = found["standard_error"]
-    text = f"{found['value']:.4g}"
-    if error is None:
-        bound = found.get("bound")
-        return text if bound is None else f"{text} (within {bound:.1g})"
-    return f"{text} +- {error:.2g}"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loss_landscape.sharpness import KINDS, value
-from loss_landscape.sharpness_file import read_sharpness, sharpness_path
+from loss_landscape.sharpness_measures.definitions import KINDS, value
+from loss_landscape.sharpness_measures.sharpness_file import read_sharpness, sharpness_path
 from utilities.files import sha256_of
 from utilities.runs import flag_differences
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loss_landscape.epoch_sharpness import epochs_path, read_edge, read_epochs
 from loss_landscape.my_pyhessian.spectrum_file import read_spectrum, spectrum_paths
-from loss_landscape.sharpness_file import read_sharpness, sharpness_path
+from loss_landscape.sharpness_measures.epoch_sharpness import epochs_path, read_edge, read_epochs
+from loss_landscape.sharpness_measures.sharpness_file import read_sharpness, sharpness_path
 from loss_landscape.surface_file import done, read_surface
 from studies.plan import KEPT, TRAINING, Job, Plan
 from studies.table import ALONG

@@ -13,8 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from loss_landscape.epoch_sharpness import EdgeRead, epochs_path, read_edge, read_epochs
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
+from loss_landscape.sharpness_measures.epoch_sharpness import (
+    EdgeRead,
+    epochs_path,
+    read_edge,
+    read_epochs,
+)
 from loss_landscape.surface_file import Surface, read_surface
 from loss_landscape.together import refuse_different
 from studies.comparisons import Results, pair_text

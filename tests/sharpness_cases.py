@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loss_landscape.my_pyhessian.operators import HessianOperator
-from loss_landscape.nearby_loss import NearbyLoss
+from loss_landscape.sharpness_measures.nearby_loss import NearbyLoss
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loss_landscape.points import fast_evaluation
 from torch import Tensor, nn
 
-from loss_landscape import fast_evaluation, plot_surface
+from loss_landscape import plot_surface
 from loss_landscape.directions import coordinates, random_direction
 from loss_landscape.evaluation import Visits, loss_and_accuracy
 from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Trial, Way, faster

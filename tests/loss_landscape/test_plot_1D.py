@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from loss_landscape import plot_1D
-from loss_landscape.flatness import flatness, largest_radius
+from loss_landscape.sharpness_measures.flatness import flatness, largest_radius
 from loss_landscape.surface_file import Surface, create, write_cells
 from utilities.statistics import half_width
 

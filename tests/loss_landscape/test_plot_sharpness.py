@@ -12,9 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 from loss_landscape import plot_sharpness
-from loss_landscape.edges import sam_edge
-from loss_landscape.epoch_sharpness import read_edge, read_epochs
 from loss_landscape.my_pyhessian import hessian
+from loss_landscape.sharpness_measures.edges import sam_edge
+from loss_landscape.sharpness_measures.epoch_sharpness import read_edge, read_epochs
 from trainings import my_train_GCN
 from utilities import checkpoint
 

@@ -14,7 +14,8 @@ from sharpness_cases import generator
 
 from loss_landscape import sharpness
 from loss_landscape.restore import restore
-from loss_landscape.sharpness_file import read_sharpness
+from loss_landscape.sharpness_measures.definitions import KINDS
+from loss_landscape.sharpness_measures.sharpness_file import read_sharpness
 from utilities import checkpoint
 
 QUICK = ("--samples", 24, "--m", 8, "--probes", 12, "--draws", 2, "--iterations", 3, "--threads", 1)
@@ -34,10 +35,10 @@ def test_all_measures_of_each_task_are_taken(trained, data_dir, tmp_path: Path, 
         done = measured(run_here, "--model_file", file, *common)
         suffix = "_TINY" if name == "GCN" else ""
         record = read_sharpness(tmp_path / "Eigenvalues" / f"{name}_SAM{suffix}_sharpness.json")
-        assert list(record["measures"]) == list(sharpness.KINDS)
+        assert list(record["measures"]) == list(KINDS)
         assert record["samples"] == 24 and record["subsets"] == 3 and record["m"] == 8
         found = record["measures"]
-        for measure, kind in sharpness.KINDS.items():
+        for measure, kind in KINDS.items():
             assert f"| {measure} | " in done.stdout
             assert found[measure]["unit"] == kind.unit
             has_error = found[measure]["standard_error"] is not None

@@ -25,9 +25,9 @@ from PIL import Image
 from study_runs import rows, write
 
 from loss_landscape import compare, plot_sharpness, plot_surface
-from loss_landscape.epoch_sharpness import EdgeRead
 from loss_landscape.my_pyhessian import hessian
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
+from loss_landscape.sharpness_measures.epoch_sharpness import EdgeRead
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results

@@ -20,7 +20,7 @@ import torch
 from tables import SMALL, write
 
 import study
-from loss_landscape.epoch_sharpness import read_epochs
+from loss_landscape.sharpness_measures.epoch_sharpness import read_epochs
 from studies import markdown, runner
 from studies.collect import rows
 from studies.plan import KEPT

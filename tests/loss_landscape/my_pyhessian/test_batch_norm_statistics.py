@@ -27,8 +27,8 @@ from loss_landscape.my_pyhessian.operators import (
 from loss_landscape.my_pyhessian.products import FastProducts, Way
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
 from loss_landscape.my_pyhessian.unfinished import Unfinished
-from loss_landscape.nearby_loss import NearbyLoss
-from loss_landscape.sharpness_file import read_sharpness
+from loss_landscape.sharpness_measures.nearby_loss import NearbyLoss
+from loss_landscape.sharpness_measures.sharpness_file import read_sharpness
 from utilities.ranks import Ranks
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -23,7 +23,7 @@ from sharpness_cases import (
 from torch import Tensor, nn
 
 from loss_landscape.my_pyhessian.stochastic import rademacher
-from loss_landscape.sharpness_measures import (
+from loss_landscape.sharpness_measures.measures import (
     Measured,
     ascend,
     average_case,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from loss_landscape.edges import edge_of, momentum_edge, rates, sam_edge
+from loss_landscape.sharpness_measures.edges import edge_of, momentum_edge, rates, sam_edge
 from sam import SAM
 from utilities.history import write_history
 

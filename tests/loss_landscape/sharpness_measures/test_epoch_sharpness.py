@@ -11,15 +11,15 @@ import torch
 from sharpness_cases import generator
 from torch import Tensor, nn
 
-from loss_landscape.edges import momentum_edge, sam_edge
-from loss_landscape.epoch_sharpness import (
+from loss_landscape.my_pyhessian.lanczos import KrylovSpace, hidden_share
+from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.sharpness_measures.edges import momentum_edge, sam_edge
+from loss_landscape.sharpness_measures.epoch_sharpness import (
     ENDING,
     EpochsFile,
     largest_eigenvalue,
     read_epochs,
 )
-from loss_landscape.my_pyhessian.lanczos import KrylovSpace, hidden_share
-from loss_landscape.my_pyhessian.operators import HessianOperator
 from sam import SAM
 from utilities import files
 

@@ -33,7 +33,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     without_autocast,
 )
 from loss_landscape.my_pyhessian.stochastic import outside, rademacher, standard_error
-from loss_landscape.nearby_loss import NearbyLoss
+from loss_landscape.sharpness_measures.nearby_loss import NearbyLoss
 
 Subsets = Sequence[Sequence[Any]]  # of each subset of m samples its batches
 FIRST_LOOK = 24  # random vectors

@@ -1,0 +1,1 @@
+"""How sharp or flat a minimum is: what each measure is, how it is taken, and the files of them."""
