@@ -40,7 +40,7 @@ from benchmarks.timing import in_turns, machine, now, ratio
 from loss_landscape import plot_surface
 from loss_landscape.directions import coordinates, random_direction
 from loss_landscape.evaluation import Visits, loss_and_accuracy
-from loss_landscape.fast_evaluation import FastVisits, Task, Way, faster
+from loss_landscape.points.fast_evaluation import FastVisits, Task, Way, faster
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface
 from trainings import my_train_cifar, my_train_GCN, my_train_mitbih

@@ -32,9 +32,9 @@ from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.plane.chosen_directions import directions_and_kind
 from loss_landscape.plane.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.plot_surface import refuse_another
+from loss_landscape.points.surface_measure import grid_of, source
 from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
-from loss_landscape.surface_measure import grid_of, source
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, remove_parts
 

@@ -22,18 +22,16 @@ from typing import Any
 import numpy as np
 
 from loss_landscape import plot_1D, plot_2D
-from loss_landscape.adaptive import compute_adaptively
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import Measure, axis, compute
-from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Way
-from loss_landscape.foreign_flags import add_foreign_flags
-from loss_landscape.on_ray import handed_out
 from loss_landscape.path_picture import draw_on, path_on
 from loss_landscape.plane.chosen_directions import directions_and_kind
 from loss_landscape.plane.direction_flags import add_direction_flags, check_directions, described
-from loss_landscape.restore import Restored, add_restore_flags, restore
-from loss_landscape.surface_file import Surface, create, read_surface
-from loss_landscape.surface_measure import (
+from loss_landscape.points.adaptive import compute_adaptively
+from loss_landscape.points.fast_evaluation import PLAIN, FastVisits, Task, Way
+from loss_landscape.points.foreign_flags import add_foreign_flags
+from loss_landscape.points.on_ray import handed_out
+from loss_landscape.points.surface_measure import (
     add_measure_flags,
     check_measure_flags,
     grid_of,
@@ -42,6 +40,8 @@ from loss_landscape.surface_measure import (
     settings,
     source,
 )
+from loss_landscape.restore import Restored, add_restore_flags, restore
+from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked, remove_parts
 from utilities.ray_cluster import add_ray_flag, check_ray_flag

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import surface
 from benchmarks.surface import CASES, Peer, PlainLoop, Subject, peer_points
-from loss_landscape.fast_evaluation import PLAIN, FastVisits
+from loss_landscape.points.fast_evaluation import PLAIN, FastVisits
 
 
 def arguments(data_dir: Path, *flags: str):

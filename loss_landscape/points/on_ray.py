@@ -19,9 +19,9 @@ import torch
 
 from loss_landscape.directions import Direction, coordinates
 from loss_landscape.evaluation import Measure, same_values
-from loss_landscape.fast_evaluation import FastVisits
+from loss_landscape.points.fast_evaluation import FastVisits
+from loss_landscape.points.surface_measure import grid_of, make_measure, make_task, source
 from loss_landscape.restore import restore
-from loss_landscape.surface_measure import grid_of, make_measure, make_task, source
 from utilities.ray_cluster import cluster, fetched, remote, with_absolute_paths
 from utilities.runs import differing
 

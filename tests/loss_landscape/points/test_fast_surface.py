@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loss_landscape import evaluation, plot_surface
-from loss_landscape.fast_evaluation import PLAIN, FastVisits, Trial, Way
+from loss_landscape.points.fast_evaluation import PLAIN, FastVisits, Trial, Way
 from loss_landscape.surface_file import Surface, read_surface
 from utilities.metrics import evaluate
 

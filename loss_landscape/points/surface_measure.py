@@ -9,8 +9,8 @@ from typing import Any
 
 from loss_landscape.directions import Direction, coordinates
 from loss_landscape.evaluation import Visits, loss_and_accuracy, value_names
-from loss_landscape.fast_evaluation import PLAIN, AtPoint, FastVisits, Task, faster
 from loss_landscape.forward_pass.batch_norm import batch_norms, recalibrating, said
+from loss_landscape.points.fast_evaluation import PLAIN, AtPoint, FastVisits, Task, faster
 from loss_landscape.restore import Restored
 from loss_landscape.surface_file import Surface
 from utilities.cli import non_negative_int, positive_float, positive_int

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loss_landscape.points import fast_evaluation
 from torch import Tensor, nn
 
 from loss_landscape import plot_surface
 from loss_landscape.directions import coordinates, random_direction
 from loss_landscape.evaluation import Visits, loss_and_accuracy
-from loss_landscape.fast_evaluation import PLAIN, FastVisits, Task, Trial, Way, faster
 from loss_landscape.forward_pass.batch_norm import recalibrating
 from loss_landscape.forward_pass.stand_ins import Convolution
+from loss_landscape.points import fast_evaluation
+from loss_landscape.points.fast_evaluation import PLAIN, FastVisits, Task, Trial, Way, faster
 from loss_landscape.restore import Restored, restore
 from loss_landscape.surface_file import Surface
 from utilities.metrics import evaluate

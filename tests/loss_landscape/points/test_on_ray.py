@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loss_landscape.points import on_ray
 from small_spectra import choose_merged, contents, flags_of
 
 from loss_landscape import plot_surface
 from loss_landscape.my_pyhessian import hessian, probes_on_ray
+from loss_landscape.points import on_ray
 from loss_landscape.surface_file import done, read_surface
 from utilities import ray_cluster
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loss_landscape.adaptive import compute_adaptively, levels, mask, refined
+from loss_landscape.points.adaptive import compute_adaptively, levels, mask, refined
 from loss_landscape.surface_file import Surface, create, done, read_surface
 
 
