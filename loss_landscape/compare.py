@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loss_landscape import sharpness_table
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.own_model.model import is_own
-from loss_landscape.page import (
+from loss_landscape.pictures import sharpness_table
+from loss_landscape.pictures.page import (
     MOST_SCENES,
     along_figure,
     layers_figure,
@@ -36,28 +36,27 @@ from loss_landscape.page import (
     spectra_figure,
     surface_figure,
 )
-from loss_landscape.plot_2D import (
-    NAMES,
-    add_colour_bar,
-    add_scale_flags,
-    check_scale_flags,
-    draw_3d,
-    draw_surface,
-    grid,
-    title,
-)
-from loss_landscape.repetitions import (
+from loss_landscape.pictures.picture_flags import add_scale_flags, check_scale_flags
+from loss_landscape.pictures.repetitions import (
     Repetitions,
     apart,
     difference,
     draw_repetitions,
     read_repetitions,
 )
-from loss_landscape.scale import Scale, make_scale
+from loss_landscape.pictures.scale import Scale, make_scale
+from loss_landscape.pictures.sharpness_table import read_sharpness_of
+from loss_landscape.pictures.surface_picture import (
+    NAMES,
+    add_colour_bar,
+    draw_3d,
+    draw_surface,
+    grid,
+    title,
+)
+from loss_landscape.pictures.together import refuse_different, settings
 from loss_landscape.sharpness_measures.epoch_sharpness import Row, epochs_path, read_epochs
-from loss_landscape.sharpness_table import read_sharpness_of
 from loss_landscape.surface_file import Surface, read_surface
-from loss_landscape.together import refuse_different, settings
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, sha256_of

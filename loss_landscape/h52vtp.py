@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.interpolate import RectBivariateSpline
 
-from loss_landscape.plot_2D import grid
+from loss_landscape.pictures.surface_picture import grid
 from loss_landscape.surface_file import Surface, read_surface
 from utilities.cli import Parser, finite_float, report_files, run, two_or_more
 from utilities.files import ROOT, atomic_write

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from loss_landscape.plot_2D import NAMES, add_show_flag, full_title, new_figure, pyplot, title
-from loss_landscape.scale import DECADE, LARGEST
+from loss_landscape.pictures.picture_flags import add_show_flag, new_figure
+from loss_landscape.pictures.scale import DECADE, LARGEST
+from loss_landscape.pictures.surface_picture import NAMES, full_title, title
+from loss_landscape.pictures.together import DRAW, draw_of, refuse_different
 from loss_landscape.sharpness_measures.flatness import Flatness, flatness, largest_radius
 from loss_landscape.surface_file import ACCURACY, Surface, read_surface
-from loss_landscape.together import DRAW, draw_of, refuse_different
 from utilities.cli import Parser, finite_float, positive_float, report_files, run
 from utilities.files import ROOT
 from utilities.pictures import COLOURS, line_style, picture_path, save_picture

@@ -24,7 +24,8 @@ import numpy as np
 from loss_landscape import plot_1D, plot_2D
 from loss_landscape.directions import Direction, coordinates, cosine, fingerprint, with_counters
 from loss_landscape.evaluation import Measure, axis, compute
-from loss_landscape.path_picture import draw_on, path_on
+from loss_landscape.pictures.path_picture import draw_on, path_on
+from loss_landscape.pictures.picture_flags import add_scale_flags, add_show_flag, check_scale_flags
 from loss_landscape.plane.chosen_directions import directions_and_kind
 from loss_landscape.plane.direction_flags import add_direction_flags, check_directions, described
 from loss_landscape.points.adaptive import compute_adaptively
@@ -69,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     check_directions(args)
     check_measure_flags(args)
-    plot_2D.check_scale_flags(args)
+    check_scale_flags(args)
     _check(args)
     check_ray_flag(args)
     return args
@@ -89,8 +90,8 @@ def _add_result_flags(group: Any) -> None:
     group.add_argument(
         "--proj_file", type=Path, help="draw this path on it too, which plot_trajectory.py made"
     )
-    plot_2D.add_scale_flags(group)
-    plot_2D.add_show_flag(group)
+    add_scale_flags(group)
+    add_show_flag(group)
 
 
 def _check(args: argparse.Namespace) -> None:

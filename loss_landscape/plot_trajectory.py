@@ -27,7 +27,7 @@ import numpy as np
 
 from loss_landscape.directions import Direction, cosine, fingerprint
 from loss_landscape.own_model.model import build, is_own, keyword_arguments
-from loss_landscape.path_picture import PCA, draw
+from loss_landscape.pictures.path_picture import PCA, draw
 from loss_landscape.plane.direction_flags import directions_of
 from loss_landscape.plane.trajectory import (
     Projection,

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from loss_landscape import compare
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.spectrum_file import spectrum_paths
-from loss_landscape.plot_2D import grid
-from loss_landscape.repetitions import Repetitions
-from loss_landscape.scale import make_scale
+from loss_landscape.pictures.repetitions import Repetitions
+from loss_landscape.pictures.scale import make_scale
+from loss_landscape.pictures.surface_picture import grid
+from loss_landscape.pictures.together import refuse_different
 from loss_landscape.sharpness_measures.epoch_sharpness import Row, epochs_path
-from loss_landscape.together import refuse_different
 from studies.comparisons import pair_text
 from studies.minima_files import MinimaFiles, Minimum, read_along
 from utilities.runs import Run

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
+from loss_landscape.pictures.together import refuse_different
 from loss_landscape.sharpness_measures.epoch_sharpness import (
     EdgeRead,
     epochs_path,
@@ -21,7 +22,6 @@ from loss_landscape.sharpness_measures.epoch_sharpness import (
     read_epochs,
 )
 from loss_landscape.surface_file import Surface, read_surface
-from loss_landscape.together import refuse_different
 from studies.comparisons import Results, pair_text
 from studies.plan import KEPT
 from studies.plot_history import Curve, read_curves

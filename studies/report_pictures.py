@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
-from loss_landscape.plot_2D import add_colour_bar, draw_surface, grid
+from loss_landscape.pictures.scale import make_scale
+from loss_landscape.pictures.surface_picture import add_colour_bar, draw_surface, grid
 from loss_landscape.plot_sharpness import EMPTY
-from loss_landscape.scale import make_scale
 from loss_landscape.surface_file import Surface
 from studies.comparisons import Comparison, Correlation, Quantity, Results
 from studies.minima_files import AlongTraining

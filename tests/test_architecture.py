@@ -47,6 +47,19 @@ def test_rooms_import_from_lower_floors(path: Path) -> None:
         assert other == room or FLOORS[other] < FLOORS[room] or FLOORS[room] == max(FLOORS.values())
 
 
+def test_folders_of_loss_landscape_import_no_command() -> None:
+    home = ROOT / "loss_landscape"
+    commands = {
+        f"loss_landscape.{path.stem}"
+        for path in home.glob("*.py")
+        if '__name__ == "__main__"' in path.read_text("utf-8")
+    }
+    assert "loss_landscape.plot_surface" in commands
+    for path in home.glob("*/*.py"):
+        found = commands & set(imports(path, everywhere=True))
+        assert not found, f"{path} imports {found}, which users start"
+
+
 def test_every_package_has_its_floor() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages < set(FLOORS), packages - set(FLOORS)

@@ -14,7 +14,7 @@ import pytest
 from rich.markup import escape
 
 from loss_landscape import compare
-from loss_landscape.scale import make_scale
+from loss_landscape.pictures.scale import make_scale
 from utilities import checkpoint
 
 OLD = Path(__file__).parents[1] / "old_files"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d import Axes3D
 
 from loss_landscape import plot_1D, plot_2D
-from loss_landscape.scale import make_scale, plain_numbers
+from loss_landscape.pictures.scale import make_scale, plain_numbers
 from loss_landscape.surface_file import Surface, create, write_cells
 from utilities.files import locked
 
@@ -100,15 +100,6 @@ def test_numbers_that_make_no_scale_are_one_line(flags, message, tmp_path, run_h
     assert not (tmp_path / "plots").exists()
 
 
-def test_levels_lie_where_vlevel_says() -> None:
-    """They were twelve, whatever it said: only the colours followed."""
-    surface = Surface(X, X, {"train_loss": R})
-    scale = make_scale([R], 0.25, 1.75, vlevel=0.5)
-    for filled in (True, False):
-        drawn = plot_2D.draw_surface(Figure().subplots(), surface, "train_loss", scale, filled)
-        np.testing.assert_allclose(drawn.levels, [0.25, 0.75, 1.25, 1.75])
-
-
 FINE = np.linspace(-1, 1, 41)
 STEEP = {
     "an edge": np.exp(8 * np.tanh(12 * (FINE - 0.4)))[None, :] + FINE[:, None] ** 2,
@@ -161,21 +152,6 @@ def test_height_and_colour_in_3d_have_one_scale(log: bool, monkeypatch) -> None:
         np.testing.assert_allclose(drawn["facecolors"].reshape(-1, 4)[nearest], shade, atol=0.01)
 
 
-def test_a_surface_in_3d_keeps_the_grids_values_however_it_runs() -> None:
-    """Non-square, falling axes, and a hole; between the points it is bilinear."""
-    x, y = np.array([1.0, 0.5, -1.0]), np.array([-1.0, 0.0, 0.25, 2.0])
-    values = 1 + x + 2 * y[:, None] + x * y[:, None]
-    surface = Surface(x, y, {"train_loss": values})
-    columns, rows, finer = plot_2D.finer(surface, values)
-    np.testing.assert_allclose(finer, 1 + columns + 2 * rows + columns * rows, atol=1e-12)
-    for i, row in enumerate(y):
-        for j, column in enumerate(x):
-            assert values[i, j] in finer[(rows == row) & (columns == column)].round(12)
-    values[1, 1] = np.nan
-    _, _, finer = plot_2D.finer(surface, values)
-    assert np.isnan(finer).any() and np.isfinite(finer[-1]).all()
-
-
 def test_a_window_is_refused_where_none_can_be_opened(tmp_path: Path, run_here) -> None:
     path = surface_of(R, tmp_path / "a.h5")
     for script in (plot_2D, plot_1D):
@@ -204,31 +180,3 @@ def test_two_at_once_do_not_mix_their_scales(tmp_path: Path) -> None:
     ):
         plot_2D.draw(path, "train_loss", tmp_path)
     assert len(plot_2D.draw(path, "train_loss", tmp_path)) == 4
-
-
-def test_a_title_says_what_was_interpolated() -> None:
-    guessed = np.array([[True, False], [False, False]])
-    axis = np.array([0.0, 1.0])
-    values = {"train_loss": np.arange(4.0).reshape(2, 2)}
-    surface = Surface(axis, axis, values, {"title": "GCN"}, guessed, (0.0024, 0.05))
-    expected = "25% interpolated, off by 0.24% in the median, 5.0% at most"
-    assert plot_2D.full_title(surface) == f"GCN\n{expected}"
-    surface.interpolated = None
-    assert plot_2D.full_title(surface) == "GCN"
-
-
-@pytest.mark.parametrize(
-    ("how", "expected"),
-    [
-        ("drawn with seed 1, idx 0; norm filter, ignore biasbn", "direction x (filter-normalised)"),
-        ("from a.pt to b.pt", "direction x"),
-        ("taken from plane.h5", "direction x"),
-    ],
-)
-def test_only_a_drawn_direction_is_called_filter_normalised(how: str, expected: str) -> None:
-    """The flag's default is filter, whether or not a direction is rescaled by it."""
-    axis = np.array([0.0, 1.0])
-    said = {"norm": "filter filter", "xdirection_is": how}
-    axes = Figure().add_subplot()
-    plot_2D.label(axes, Surface(axis, axis, {}, said))
-    assert axes.get_xlabel() == expected and axes.get_ylabel() == "direction y (filter-normalised)"

@@ -13,7 +13,8 @@ import torch
 
 import DatasetClass
 import models
-from loss_landscape import path_picture, plot_surface, plot_trajectory
+from loss_landscape import plot_surface, plot_trajectory
+from loss_landscape.pictures import path_picture
 from loss_landscape.surface_file import read_directions, read_path, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
 from trainings import my_train_GCN

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from loss_landscape import compare
-from loss_landscape.repetitions import (
+from loss_landscape.pictures.repetitions import (
     Repetitions,
     difference,
     draw_repetitions,
@@ -24,7 +24,7 @@ from loss_landscape.repetitions import (
 from utilities import checkpoint
 from utilities.runs import run_settings
 
-OLD = Path(__file__).parents[1] / "old_files" / "to_plot" / "model_GCN_SAM_rho0.05.pt"
+OLD = Path(__file__).parents[2] / "old_files" / "to_plot" / "model_GCN_SAM_rho0.05.pt"
 LABELS = ["GCN on MUTAG, ADAM", "GCN on MUTAG, SAM, rho 0.05"]
 
 

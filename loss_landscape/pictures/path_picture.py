@@ -10,9 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
-from loss_landscape import plot_2D
 from loss_landscape.directions import fingerprint
-from loss_landscape.scale import make_scale
+from loss_landscape.pictures.scale import make_scale
+from loss_landscape.pictures.surface_picture import (
+    NAMES,
+    add_colour_bar,
+    draw_surface,
+    full_title,
+    grid,
+)
 from loss_landscape.surface_file import (
     PathOnPlane,
     Surface,
@@ -63,10 +69,10 @@ def draw(path: PathOnPlane, picture: Path, surface: Surface | None, name: str) -
     axes = figure.add_subplot()
     title = str(path.attributes.get("title", ""))
     if surface is not None:
-        scale = make_scale([plot_2D.grid(surface, name).filled(np.nan)])
-        plot_2D.draw_surface(axes, surface, name, scale)
-        plot_2D.add_colour_bar(figure, scale, axes, plot_2D.NAMES.get(name, name))
-        title = plot_2D.full_title(surface)
+        scale = make_scale([grid(surface, name).filled(np.nan)])
+        draw_surface(axes, surface, name, scale)
+        add_colour_bar(figure, scale, axes, NAMES.get(name, name))
+        title = full_title(surface)
     draw_path(axes, path.steps, path.epochs.tolist())
     pca = str(path.attributes.get("plane")).startswith(PCA)
     names = [f"principal component {i}" if pca else f"direction {'xy'[i - 1]}" for i in (1, 2)]

@@ -15,12 +15,12 @@ import pytest
 
 from loss_landscape import compare
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
-from loss_landscape.page import layers_figure, page, spectra_figure, surface_figure
-from loss_landscape.scale import make_scale
-from loss_landscape.sharpness_table import sharpness_table
+from loss_landscape.pictures.page import layers_figure, page, spectra_figure, surface_figure
+from loss_landscape.pictures.scale import make_scale
+from loss_landscape.pictures.sharpness_table import sharpness_table
 from loss_landscape.surface_file import Surface
 
-OLD = Path(__file__).parents[1] / "old_files"
+OLD = Path(__file__).parents[2] / "old_files"
 EVIL = [
     "</script><script>window.taken = 1</script>",
     '<img src=x onerror="window.taken = 2"> & <b>bold</b>\nnext line ' + "x" * 300,

@@ -31,7 +31,7 @@ from loss_landscape.my_pyhessian.density_plot import (
     ticks_of,
 )
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
-from loss_landscape.scale import LARGEST, Scale, plain_numbers
+from loss_landscape.pictures.scale import LARGEST, Scale, plain_numbers
 from loss_landscape.sharpness_measures.epoch_sharpness import Row
 from loss_landscape.surface_file import ACCURACY, Surface
 from utilities.files import target

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loss_landscape import compare, sharpness
-from loss_landscape.sharpness_table import refuse_different, sharpness_table
+from loss_landscape.pictures.sharpness_table import refuse_different, sharpness_table
 from utilities import checkpoint
 
-OLD = Path(__file__).parents[1] / "old_files"
+OLD = Path(__file__).parents[2] / "old_files"
 MODEL = Path("to_plot") / "model_GCN_SAM_rho0.05.pt"
 QUICK = ("--samples=24", "--m=8", "--draws=2", "--threads=1", "--measures", "m_sharpness")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from loss_landscape.scale import LARGEST, make_scale, plain_numbers
+from loss_landscape.pictures.scale import LARGEST, make_scale, plain_numbers
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
 GRIDS = arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=NUMBERS)
