@@ -27,12 +27,10 @@ from loss_landscape.my_pyhessian.density_plot import draw_density
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
 from loss_landscape.own_model.model import is_own
 from loss_landscape.pictures import sharpness_table
-from loss_landscape.pictures.page import (
-    MOST_SCENES,
+from loss_landscape.pictures.page import MOST_SCENES, page, page_path
+from loss_landscape.pictures.page_figures import (
     along_figure,
     layers_figure,
-    page,
-    page_path,
     spectra_figure,
     surface_figure,
 )
@@ -290,6 +288,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
     )
+    _add_flags_of_more(parser)
+    add_scale_flags(parser)
+    parser.add_argument(
+        "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
+    )
+    args = parser.parse_args(argv)
+    check_scale_flags(args)
+    if args.sharpness and not args.html:
+        raise ValueError("--sharpness: is a table on the page; name that too, with --html")
+    if args.html and len(args.model_files) > MOST_SCENES:
+        raise ValueError(
+            f"--html: {len(args.model_files)} surfaces; a browser turns {MOST_SCENES} at a time, "
+            "so make several pages"
+        )
+    return args
+
+
+def _add_flags_of_more(parser: Any) -> None:
+    """Add the flags of what is made or shown beside the picture of surfaces and spectra."""
     parser.add_argument("--html", type=page_path, help="an interactive page, too")
     parser.add_argument(
         "--repetitions",
@@ -310,20 +327,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=False,
         help="show the measures of sharpness on the page, too, as sharpness.py wrote them",
     )
-    add_scale_flags(parser)
-    parser.add_argument(
-        "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
-    )
-    args = parser.parse_args(argv)
-    check_scale_flags(args)
-    if args.sharpness and not args.html:
-        raise ValueError("--sharpness: is a table on the page; name that too, with --html")
-    if args.html and len(args.model_files) > MOST_SCENES:
-        raise ValueError(
-            f"--html: {len(args.model_files)} surfaces; a browser turns {MOST_SCENES} at a time, "
-            "so make several pages"
-        )
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

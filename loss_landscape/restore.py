@@ -120,23 +120,7 @@ def add_restore_flags(
         **required,
         help="the checkpoint (.pt), or a state dict of your own model (.pt, .pth, .safetensors)",
     )
-    group.add_argument(
-        "--model",
-        help="your own model, package.module:factory; of our checkpoints the model's name, which "
-        "they know, so that a wrong one is refused",
-    )
-    group.add_argument(
-        "--dataset",
-        help="your own data, package.module:loader, which gives batches (inputs, targets); of our "
-        "checkpoints the data set's name",
-    )
-    group.add_argument("--model_args", help="of the factory, such as \"depth=20, act='relu'\"")
-    group.add_argument("--dataset_args", help="of the loader, in the same form")
-    group.add_argument(
-        "--forward",
-        help="package.module:function of (model, batch) that gives one loss a sample, or "
-        "(outputs, targets), for your batches that are no pairs",
-    )
+    _add_own_flags(group)
     group.add_argument(
         "--loss_name",
         "-l",
@@ -153,6 +137,27 @@ def add_restore_flags(
         default=samples,
         help="look at this many samples of the split, drawn once ("
         + ("all if not given)" if samples is None else "0: all)"),
+    )
+
+
+def _add_own_flags(group: Any) -> None:
+    """Add the flags that name a user's own model and data, or that ours have to be of."""
+    group.add_argument(
+        "--model",
+        help="your own model, package.module:factory; of our checkpoints the model's name, which "
+        "they know, so that a wrong one is refused",
+    )
+    group.add_argument(
+        "--dataset",
+        help="your own data, package.module:loader, which gives batches (inputs, targets); of our "
+        "checkpoints the data set's name",
+    )
+    group.add_argument("--model_args", help="of the factory, such as \"depth=20, act='relu'\"")
+    group.add_argument("--dataset_args", help="of the loader, in the same form")
+    group.add_argument(
+        "--forward",
+        help="package.module:function of (model, batch) that gives one loss a sample, or "
+        "(outputs, targets), for your batches that are no pairs",
     )
 
 

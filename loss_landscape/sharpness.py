@@ -197,6 +197,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument("--measures", nargs="+", choices=list(KINDS), default=list(KINDS))
     group.add_argument("--split", choices=["train", "val", "test"], default="train")
     add_bn_flag(group)
+    _add_nearby_flags(group)
+    _add_hessian_flags(group)
+    group.add_argument(
+        "--normalise_logits",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="take all measures of logits that are centred and of length 1",
+    )
+    group.add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace what was taken of another checkpoint or with other settings",
+    )
+    add_run_flags(parser, seed=0)
+    args = parser.parse_args(argv)
+    if args.max_steps < 5:
+        parser.error(f"--max_steps {args.max_steps}: five eigenvalues take 5 or more")
+    args.worst_rho = args.worst_rho or WORST_RHO[args.worst_norm]
+    return args
+
+
+def _add_nearby_flags(group: Any) -> None:
+    """Add the flags of the measures that are rises of the loss near the weights."""
     group.add_argument(
         "--m", type=positive_int, help=f"samples a subset (default: {M}, or all if there are fewer)"
     )
@@ -221,6 +245,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--iterations", type=positive_int, default=20, help="of the ascent in worst cases and box"
     )
+
+
+def _add_hessian_flags(group: Any) -> None:
+    """Add the flags of the measures that come from products with the Hessian."""
     group.add_argument(
         "--probes", type=positive_int, default=100, help="most random vectors for trace and norm"
     )
@@ -236,24 +264,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--tol", type=positive_float, default=1e-3, help="residual over the largest eigenvalue"
     )
-    group.add_argument(
-        "--normalise_logits",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="take all measures of logits that are centred and of length 1",
-    )
-    group.add_argument(
-        "--overwrite",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="replace what was taken of another checkpoint or with other settings",
-    )
-    add_run_flags(parser, seed=0)
-    args = parser.parse_args(argv)
-    if args.max_steps < 5:
-        parser.error(f"--max_steps {args.max_steps}: five eigenvalues take 5 or more")
-    args.worst_rho = args.worst_rho or WORST_RHO[args.worst_norm]
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:

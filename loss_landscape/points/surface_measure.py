@@ -39,6 +39,11 @@ def add_measure_flags(group: Any) -> None:
         help="batch norm's statistics: the checkpoint's at all points, or those that the training "
         "samples have at each point",
     )
+    _add_speed_flags(group)
+
+
+def _add_speed_flags(group: Any) -> None:
+    """Add the flags that trade time for rounding, precision or interpolation."""
     group.add_argument(
         "--fast",
         action=argparse.BooleanOptionalAction,

@@ -15,7 +15,8 @@ import pytest
 
 from loss_landscape import compare
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
-from loss_landscape.pictures.page import layers_figure, page, spectra_figure, surface_figure
+from loss_landscape.pictures.page import page
+from loss_landscape.pictures.page_figures import layers_figure, spectra_figure, surface_figure
 from loss_landscape.pictures.scale import make_scale
 from loss_landscape.pictures.sharpness_table import sharpness_table
 from loss_landscape.surface_file import Surface
