@@ -288,7 +288,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=picture_path, required=True, help="the picture (.png, .pdf ...)"
     )
-    _add_flags_of_more(parser)
+    _add_extra_flags(parser)
     add_scale_flags(parser)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT, help="folder that holds to_plot/ and Eigenvalues/"
@@ -305,8 +305,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _add_flags_of_more(parser: Any) -> None:
-    """Add the flags of what is made or shown beside the picture of surfaces and spectra."""
+def _add_extra_flags(parser: Any) -> None:
+    """Add the flags of what is shown beside surfaces and spectra, or on a page."""
     parser.add_argument("--html", type=page_path, help="an interactive page, too")
     parser.add_argument(
         "--repetitions",
