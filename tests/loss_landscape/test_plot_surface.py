@@ -14,12 +14,12 @@ import torch
 from bowls import run_surface
 from conftest import run_script
 from forks import end, start
-from loss_landscape.points import surface_measure
 
 import DatasetClass
 import models
 from loss_landscape import plot_1D, plot_2D, plot_surface
 from loss_landscape.evaluation import loss_and_accuracy
+from loss_landscape.points import surface_measure
 from loss_landscape.restore import restore
 from loss_landscape.surface_file import Surface, done, read_directions, read_surface
 from models.smooth_crossentropy import smooth_crossentropy
