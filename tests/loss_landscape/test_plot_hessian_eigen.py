@@ -65,6 +65,7 @@ def test_both_ends_are_the_dense_hessians_at_each_point(trained, data_dir, tmp_p
             assert found["min_eig"] == pytest.approx(low, abs=scale)
             assert found["max_eig"] == pytest.approx(high, abs=scale)
             assert max(found["min_eig_residual"], found["max_eig_residual"]) <= scale
+            assert found["certain_eig"] == 1
             assert found["eig_ratio"] == pytest.approx(abs(low / high), abs=5e-3)
     pictures = [p.name for p in (tmp_path / "plots").glob("*eig_ratio*.png")]
     assert len(pictures) == 4
@@ -159,7 +160,10 @@ def test_few_steps_are_said_to_be_few(trained, data_dir, tmp_path, capsys) -> No
     argv = flags_of(trained["GCN"], data_dir, tmp_path, "--x=0:1:2", "--max_steps=3")
     surface = read_surface(plot_hessian_eigen.main(argv))
     assert (surface.values["min_eig_residual"] > 0).all()
-    assert "not within --tol after --max_steps at 2 of 2 points" in capsys.readouterr().out
+    assert (surface.values["certain_eig"] == 0).all()
+    said = capsys.readouterr().out
+    assert "not within --tol after --max_steps at 2 of 2 points" in said
+    assert "others may lie beyond both at 2 of 2 points" in said
 
 
 def test_bad_flags_are_one_line(trained, data_dir: Path, tmp_path: Path, run_here) -> None:
