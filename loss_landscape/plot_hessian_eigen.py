@@ -36,6 +36,7 @@ from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, remove_parts
+from utilities.ranks import refuse_several
 
 
 class Eigenvalues:
@@ -130,6 +131,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compute the eigenvalues as the command line says; return the file's path."""
     args = parse_args(argv)
+    refuse_several()
     restored = restore(args)
     path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}_eigen.h5"
     weights = coordinates(restored.model, args.dir_type)

@@ -42,6 +42,7 @@ from utilities.cli import Parser, add_run_flags, positive_float, positive_int, r
 from utilities.files import locked, sha256_of, target
 from utilities.pictures import COLOURS, picture_path, save_picture
 from utilities.progress import Progress
+from utilities.ranks import refuse_several
 from utilities.runs import Run, differing, run_settings
 from utilities.tables import table
 
@@ -97,6 +98,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure and draw as the command line says; return the picture's path."""
     args = parse_args(argv)
+    refuse_several()
     runs = own_epochs(args.model_file) if is_own(args.model) else kept_epochs(args.model_file)
     if len(runs) > 1 and args.output is None:
         raise ValueError(f"the files are of {len(runs)} runs; name their picture with --output")

@@ -45,6 +45,7 @@ from loss_landscape.restore import Restored, add_restore_flags, restore
 from loss_landscape.surface_file import Surface, create, read_surface
 from utilities.cli import Parser, add_run_flags, report_files, run
 from utilities.files import locked, remove_parts
+from utilities.ranks import refuse_several
 from utilities.ray_cluster import add_ray_flag, check_ray_flag
 from utilities.runs import refuse_other
 
@@ -115,6 +116,7 @@ def _check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Compute a surface as the command line says; return its path."""
     args = parse_args(argv)
+    refuse_several()
     restored = restore(args)
     weights = coordinates(restored.model, args.dir_type)
     path = args.surf_file or args.out_dir / "to_plot" / f"{args.model_file.stem}.h5"

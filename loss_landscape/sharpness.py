@@ -53,6 +53,7 @@ from loss_landscape.sharpness_measures.sharpness_file import (
 from utilities.cli import Parser, add_run_flags, positive_float, positive_int, report_files, run
 from utilities.files import locked, sha256_of, target
 from utilities.progress import Progress
+from utilities.ranks import refuse_several
 from utilities.tables import table
 
 M = 128  # samples a subset, as Andriushchenko et al. 2023
@@ -269,6 +270,7 @@ def _add_hessian_flags(group: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Measure as the command line says; return the files' paths."""
     args = parse_args(argv)
+    refuse_several()
     paths, records = [], []
     for model_file in dict.fromkeys(args.model_file):
         path, record = measure(argparse.Namespace(**{**vars(args), "model_file": model_file}))

@@ -21,6 +21,19 @@ def rank_and_world() -> tuple[int, int]:
     return (int(os.environ.get("RANK", 0)), world) if world > 1 else (0, 1)
 
 
+def refuse_several() -> None:
+    """Stop a script that torchrun started several times, as each would do and write the whole.
+
+    Raises:
+        ValueError: there is another process.
+    """
+    if rank_and_world()[1] > 1:
+        raise ValueError(
+            "torchrun: this script is for one process, so start it with python; trainings and "
+            "hessian.py are shared out"
+        )
+
+
 def launcher() -> list[str]:
     """The words by which a script is started as this process was."""
     if rank_and_world()[1] == 1:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.utils._pytree import tree_leaves
 
+from loss_landscape.directions import fingerprint
 from loss_landscape.my_pyhessian.operators import CurvatureOperator
 from loss_landscape.my_pyhessian.products import choose
 from utilities.ranks import Ranks
@@ -49,10 +51,15 @@ class SharedProducts:
 
     @contextmanager
     def asked(self) -> Iterator[None]:
-        """Within, what the first process asks of ``operator.products`` is made by all of them."""
+        """Within, what the first process asks of ``operator.products`` is made by all of them.
+
+        Raises:
+            ValueError: the processes have different batches; in all of them.
+        """
         if self.ranks.world == 1:
             yield
             return
+        self._check_batches()
         self.operator.products = self._asked  # type: ignore[method-assign]
         try:
             yield
@@ -68,12 +75,23 @@ class SharedProducts:
 
     def serve(self) -> None:
         """Make what the first process asks for, until it has done or stops."""
+        self._check_batches()
         flat = self.operator.flat
         while (message := self._tell(END)) != END:
             if message == WAY:
                 self._follow("")
             else:
                 self._together(flat.new_empty(message, flat.numel()))
+
+    def _check_batches(self) -> None:
+        batches = [_tensors(batch) for batch in self.operator.batches]
+        found = self.ranks.gather(fingerprint(batches))
+        other = [rank for rank, digest in enumerate(found) if digest != found[0]]
+        if other:
+            raise ValueError(
+                f"torchrun: process {other[0]} has other batches than the first, so that none can "
+                "be shared out; --dataset must give every process all samples, in one order"
+            )
 
     def _tell(self, message: int) -> int:
         """The first process's message: a number of vectors that follow, ``WAY`` or ``END``."""
@@ -116,3 +134,9 @@ class SharedProducts:
                 raise failure
             raise ValueError(f"process {failed[0][0]}: {failed[0][1].splitlines()[0]}")
         return None if failed else result
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    """All tensors of a batch, those within graphs too."""
+    leaves = [leaf.to_dict() if hasattr(leaf, "to_dict") else leaf for leaf in tree_leaves(batch)]
+    return [leaf for leaf in tree_leaves(leaves) if isinstance(leaf, Tensor)]
