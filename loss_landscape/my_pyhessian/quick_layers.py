@@ -74,7 +74,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
-        return *_ConvolutionBackward.apply(slopes[0], x, weight, ctx.geometry, needs), None
+        backward = _ConvolutionBackward.apply if torch.is_grad_enabled() else _backward
+        return *backward(slopes[0], x, weight, ctx.geometry, *needs), None
 
 
 class _ConvolutionBackward(torch.autograd.Function):
@@ -82,7 +83,7 @@ class _ConvolutionBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: Any
+        ctx: Any, slope: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, *needs: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.save_for_backward(slope, x, weight)
         ctx.geometry = geometry
@@ -101,7 +102,7 @@ class _ConvolutionBackward(torch.autograd.Function):
             to_slope = own if to_slope is None else to_slope + own
             if ctx.needs_input_grad[1]:
                 to_x = _backward(slope, x, dweight, ctx.geometry, True, False)[0]
-        return to_slope, to_x, to_weight, None, None
+        return to_slope, to_x, to_weight, None, None, None
 
 
 def _backward(
