@@ -33,6 +33,7 @@ from loss_landscape.my_pyhessian.lanczos import lanczos
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.probes import DENSITY, TRACE, eigenvalues, known_of
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
+from loss_landscape.my_pyhessian.stochastic import Known
 from utilities.files import atomic_write
 from utilities.progress import Progress
 
@@ -253,7 +254,9 @@ def sampled(
 
 # --- the tools ------------------------------------------------------------------------------------
 def ours(label: str, operator: HessianOperator, known: Reference, near: float) -> Costs:
-    """As hessian.py measures: the eigenvalues first, trace and density beside their space, widened.
+    """As hessian.py measures: the eigenvalues first, trace and density beside their space.
+
+    The trace widens it; for the density alone that is left out, as by ``--trace_probes=1``.
 
     ``near``: the eigenvalues' relative error to reach.
     """
@@ -268,11 +271,11 @@ def ours(label: str, operator: HessianOperator, known: Reference, near: float) -
             pieces.update(eigenvalues(matrix, args, progress))  # type: ignore[arg-type]
         return eigenvalue_error(pieces["eigenvalues"], known.values)
 
-    def sample(matrix: Counted) -> float:
+    def sample(settled: Known, matrix: Counted) -> float:
         start = stochastic.direction(operator.flat, (0, TRACE, next(numbers)))
         return stochastic.trace_sample(matrix, settled, start)
 
-    def probe(matrix: Counted, steps: int) -> Tridiagonal:
+    def probe(settled: Known, matrix: Counted, steps: int) -> Tridiagonal:
         start = stochastic.direction(operator.flat, (0, DENSITY, next(numbers)))
 
         def rest(v: Tensor) -> Tensor:
@@ -283,13 +286,14 @@ def ours(label: str, operator: HessianOperator, known: Reference, near: float) -
 
     with contextlib.redirect_stdout(io.StringIO()):
         found = by_tolerance(operator, top, near)
+        narrow = known_of(pieces, operator.flat)
         wide = counted(operator, partial(top, args.tol, wider=WIDER))
-    settled = known_of(pieces, operator.flat)
-    trace = sampled(operator, sample, known)
-    density = probed(label, operator, known, probe)
+    widened = known_of(pieces, operator.flat)
+    alone = probed(label, operator, known, partial(probe, narrow))
+    trace = sampled(operator, partial(sample, widened), known).and_before(wide)
     # A probe's first product gives a sample of the trace too, which isn't taken into account.
-    parts = {"trace": trace, "density": density, "all": density.and_before(trace)}
-    return found | {name: cost.and_before(wide) for name, cost in parts.items()}
+    density = probed(label, operator, known, partial(probe, widened)).and_before(trace)
+    return found | {"trace": trace, "density": alone.and_before(found["top 5"]), "all": density}
 
 
 class Substituted(peer_hessian):
