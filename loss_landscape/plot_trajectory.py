@@ -48,6 +48,7 @@ from loss_landscape.surface_file import (
 from utilities import checkpoint
 from utilities.cli import Parser, non_negative_int, positive_int, report_files, run
 from utilities.files import ROOT, locked, sha256_of
+from utilities.ranks import refuse_several
 from utilities.runs import EPOCH, refuse_other
 
 REMEDY = "name this one with --proj_file or replace that with --overwrite"
@@ -139,6 +140,7 @@ def _check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Project and draw as the command line says; return the projection file's path."""
     args = parse_args(argv)
+    refuse_several()
     trajectory = _read(args)
     model_file, origin = trajectory.model_file, trajectory.origin
     sha256 = sha256_of(model_file)

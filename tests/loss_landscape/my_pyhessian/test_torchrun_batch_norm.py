@@ -97,7 +97,10 @@ def test_sharpness_is_refused(trained, data_dir: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("Eigenvalues/*"))
 
 
-@pytest.mark.parametrize("name", ["plot_surface", "plot_sharpness", "plot_hessian_eigen"])
+LOCKING = ["plot_surface", "plot_sharpness", "plot_hessian_eigen", "plot_trajectory"]
+
+
+@pytest.mark.parametrize("name", LOCKING)
 def test_other_scripts_of_one_process_are_refused(
     name: str, trained, monkeypatch: pytest.MonkeyPatch, run_here
 ) -> None:
