@@ -156,10 +156,11 @@ def widen(space: KrylovSpace, starts: Sequence[Tensor], error: float, most: int)
     """Extend an eigenvalue run's space while a product there spares the trace more than one.
 
     Outside of it, B = PAP with the projection P, a sample of the trace has the variance
-    2 (|B|_F^2 - tr(B)^2 / (dim - n)), where |B|_F^2 = |A|_F^2 - |T|_F^2 - 2 beta^2: what products
-    take off it is known, though |A|_F is not. So A-Hutch++ (Persson, Cortinovis and Kressner 2022,
-    section 3) chooses how many vectors it takes out; those of a Krylov space cost it one product
-    each instead of two. It stops after ``WINDOW`` products that did not pay.
+    2 N / (N + 2) (|B|_F^2 - tr(B)^2 / N), N = dim - n. Its first factor is taken as 2. |B|_F^2 is
+    |A|_F^2 - |T|_F^2 - 2 beta^2: what products take off it is known, though |A|_F is not. So
+    A-Hutch++ (Persson, Cortinovis and Kressner 2022, section 3) chooses how many vectors it takes
+    out; those of a Krylov space cost it one product each instead of two. It stops after ``WINDOW``
+    products that did not pay.
 
     Args:
         space: of the eigenvalue run; it is extended.
