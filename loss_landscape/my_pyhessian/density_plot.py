@@ -283,10 +283,14 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
     panels[0].set_yticks(np.arange(len(names)), ticks)
     panels[0].set_ylabel("layer (its parameters)")
     panels[0].set_ylim(len(names) - 0.4, -0.6)  # the first layer on top
-    heading = normalised(spectra[0]).strip()
-    if len(tables) > 1:
-        names_of = panels[0].get_legend_handles_labels()
-        look = {"loc": "outside upper center", "fontsize": 8, "title_fontsize": 8}
+    _say_whose(figure, panels[0], normalised(spectra[0]).strip(), labels)
+
+
+def _say_whose(figure: Figure, axes: Axes, heading: str, labels: Sequence[str]) -> None:
+    """Above all panels, a legend of what ``axes`` shows; of one spectrum a title."""
+    if len(labels) > 1:
+        names_of = axes.get_legend_handles_labels()
+        look: dict[str, Any] = {"loc": "outside upper center", "fontsize": 8, "title_fontsize": 8}
         figure.legend(*names_of, title=heading or None, **look)
     else:
         figure.suptitle("\n".join(filter(None, (labels[0], heading))), fontsize=10)

@@ -222,7 +222,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     add_restore_flags(parser, batch_size=256)
-    group = parser.add_argument_group("matrix")
+    _add_matrix_flags(parser.add_argument_group("matrix"))
+    _add_accuracy_flags(parser.add_argument_group("accuracy"))
+    parser.add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace a spectrum of another checkpoint or with other settings",
+    )
+    add_run_flags(parser, seed=0)
+    add_ray_flag(parser, "probes and layers")
+    args = parser.parse_args(argv)
+    if args.top_n + args.bottom_n > args.max_steps:
+        parser.error(
+            f"--top_n {args.top_n} --bottom_n {args.bottom_n}: need as many --max_steps, not "
+            f"{args.max_steps}"
+        )
+    check_ray_flag(args)
+    return args
+
+
+def _add_matrix_flags(group: Any) -> None:
     group.add_argument("--split", choices=["train", "val", "test"], default="train")
     group.add_argument(
         "--matrix",
@@ -250,23 +270,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=True,
         help="make products a faster way that agrees with the plain one, where there is one",
     )
-    _add_accuracy_flags(parser.add_argument_group("accuracy"))
-    parser.add_argument(
-        "--overwrite",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="replace a spectrum of another checkpoint or with other settings",
-    )
-    add_run_flags(parser, seed=0)
-    add_ray_flag(parser, "probes and layers")
-    args = parser.parse_args(argv)
-    if args.top_n + args.bottom_n > args.max_steps:
-        parser.error(
-            f"--top_n {args.top_n} --bottom_n {args.bottom_n}: need as many --max_steps, not "
-            f"{args.max_steps}"
-        )
-    check_ray_flag(args)
-    return args
 
 
 def _add_accuracy_flags(group: Any) -> None:

@@ -355,14 +355,20 @@ def extreme_eigenvalues(
             space.restart(vectors[:, kept], values[kept])
             seen = True  # as far as can be said
     if not found:
-        reason = f"largest residual {residuals[best].max():.3g}; raise --max_steps or --tol"
-        if len(best) == count and (residuals[best] <= bound).all():
-            reason = "larger or repeated ones may be missing; raise --max_steps"
-        warnings.warn(
-            f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=5
-        )
+        all_known = len(best) == count and bool((residuals[best] <= bound).all())
+        _warn(products, float(residuals[best].max()), all_known)
     pairs = (values[best], _combined(vectors[:, best], space.basis), residuals[best])
     return Eigenpairs(*pairs, found, products, space, bound)
+
+
+def _warn(products: int, residual: float, all_known: bool) -> None:
+    """Say what is missing, at the line that called ``extreme_eigenvalues``."""
+    reason = f"largest residual {residual:.3g}; raise --max_steps or --tol"
+    if all_known:
+        reason = "larger or repeated ones may be missing; raise --max_steps"
+    warnings.warn(
+        f"eigenvalues not converged after {products} Lanczos steps: {reason}", stacklevel=6
+    )
 
 
 def _nothing_left(
