@@ -1,7 +1,7 @@
 """The runs of a study as one CSV, a row a run: written whole, and read with care.
 
-Cells of what was not measured are empty. Columns ``sharpness:<name>`` and ``sharpness_se:<name>``
-are there for each measure that the study has.
+Cells of what was not measured, or isn't finite, are empty. Columns ``sharpness:<name>`` and
+``sharpness_se:<name>`` are there for each measure that the study has.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LATER = (*MACHINE, *DIGESTS)
 SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
 MAX_BYTES = 64 * 2**20
+LONGEST = {"study": 255, "data": 60, "optimizer": 60}  # characters; a study names a folder
 PERCENT = ("val_acc", "val_f1", "test_acc", "test_f1", "train_acc")
 
 
@@ -115,7 +116,8 @@ def flags_of(command: str) -> frozenset[tuple[str, ...]]:
 def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows, by column; what a row has not is left empty.
 
-    Measures of sharpness that any of them has are columns.
+    So is what isn't finite, as the test loss of a training that diverged in its last step, so that
+    what is written can be read. Measures of sharpness that any of them has are columns.
 
     Raises:
         OSError: it can't be written.
@@ -125,7 +127,9 @@ def write_runs(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     header = [*WORDS, *NUMBERS, *measures, *ORIGIN, *LATER]
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        infinite = {k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+        writer.writerow({**row, **dict.fromkeys(infinite, "")})
     with atomic_write(path) as part:
         part.write_text(text.getvalue(), encoding="utf-8")
 
@@ -177,8 +181,8 @@ def _run(where: str, header: list[str], row: list[str]) -> TrainedRun:
     cells = dict(zip(header, row, strict=True))
     names = [name for name in header if name not in (*WORDS, *ORIGIN, *LATER)]
     numbers = {name: _number(where, name, cells[name]) for name in names if cells[name]}
-    for name in ("study", "data", "optimizer"):
-        if not cells[name].isprintable() or not cells[name].strip() or len(cells[name]) > 60:
+    for name, longest in LONGEST.items():
+        if not cells[name].isprintable() or not cells[name].strip() or len(cells[name]) > longest:
             raise ValueError(f"{where}, {name}: {cells[name][:60]!r} is no name")
     if cells["stage"] not in STAGES:
         raise ValueError(f"{where}, stage: {cells['stage'][:60]!r} is none of {', '.join(STAGES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_a_cell_that_can_t_be_is_named(
     write(tmp_path, made)
     with pytest.raises(ValueError, match=message):
         read_runs(tmp_path / "runs.csv")
+
+
+def test_what_is_not_finite_is_left_empty(tmp_path: Path) -> None:
+    """As of a training that diverged in its last step: the other rows can still be read."""
+    made = rows(["MUTAG"])
+    made[0] |= {"test_loss": math.nan, SHARPNESS: -math.inf}
+    write_runs(tmp_path / "runs.csv", made)
+    first, second = read_runs(tmp_path / "runs.csv")[:2]
+    assert "test_loss" not in first.numbers and SHARPNESS not in first.numbers
+    assert first.numbers["test_acc"] == pytest.approx(made[0]["test_acc"])
+    assert SHARPNESS in second.numbers
+
+
+def test_a_study_that_set_names_at_length_can_be_read(tmp_path: Path) -> None:
+    """Its name is that of a folder, no longer than the system takes."""
+    named = {"study": "small_" + "epochs1_" * 31}
+    assert 60 < len(named["study"]) <= 255
+    write_runs(tmp_path / "runs.csv", [{**row, **named} for row in rows(["MUTAG"])])
+    assert read_runs(tmp_path / "runs.csv")[0].study == named["study"]
 
 
 def test_trials_of_other_values_are_no_twins(tmp_path: Path) -> None:
