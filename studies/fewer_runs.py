@@ -24,7 +24,9 @@ def add_fewer_runs_flag(parser: Parser) -> None:
     )
 
 
-def replace_runs(path: Path, rows: Sequence[Mapping[str, Any]], remedy: str) -> None:
+def replace_runs(
+    path: Path, rows: Sequence[Mapping[str, Any]], other: str, known: bool = False
+) -> None:
     """Write the rows as ``write_runs`` does, unless results would be lost by that.
 
     Raises:
@@ -33,16 +35,20 @@ def replace_runs(path: Path, rows: Sequence[Mapping[str, Any]], remedy: str) -> 
     """
     with atomic_write(path) as part:
         write_runs(part, rows)
-        refuse_fewer_runs(path, read_runs(part) if rows else [], remedy)
+        refuse_fewer_runs(path, read_runs(part) if rows else [], other, known)
 
 
-def refuse_fewer_runs(path: Path, runs: Sequence[TrainedRun], remedy: str) -> None:
+def refuse_fewer_runs(
+    path: Path, runs: Sequence[TrainedRun], other: str, known: bool = False
+) -> None:
     """Stop before results are lost that nothing but a table of runs may have.
 
     Args:
         path: the table that is to be replaced; one that isn't there, or is empty, may be.
         runs: of the new one.
-        remedy: what keeps what would be lost.
+        other: the flag that another table's place is given by, such as "--output".
+        known: whether ``--known`` is a remedy: it keeps runs whose checkpoints are gone, as long as
+            the study still asks for them, but not values of runs whose checkpoints are there.
 
     Raises:
         ValueError: the old table has runs, or values of runs, that the new one lacks, or can't be
@@ -63,7 +69,9 @@ def refuse_fewer_runs(path: Path, runs: Sequence[TrainedRun], remedy: str) -> No
         what = f"{len(gone)} of its {len(before)} runs and trials" if gone else "values of runs"
         first = (gone or lost)[0]
         fold = "" if first.fold is None else f", fold {first.fold}"
+        keeps = f"--known {path} keeps those that the study has, " if known and gone else ""
         raise ValueError(
             f"{path}: {what} would be lost, such as of {first.data}, {first.optimizer}, "
-            f"{first.stage} seed {first.seed}{fold}; {remedy}, --fewer_runs drops them"
+            f"{first.stage} seed {first.seed}{fold}; {keeps}another {other} keeps them, "
+            "--fewer_runs drops them"
         )

@@ -317,8 +317,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         runs_csv = args.runs or collect(study, out_dir, Path(folder), args.known)
         runs, content = read_runs(runs_csv), runs_csv.read_bytes()
     if not args.fewer_runs:
-        known = "" if args.runs or args.known else f"--known {before} or "
-        refuse_fewer_runs(before, runs, f"{known}another --output keeps them")
+        refuse_fewer_runs(before, runs, "--output", known=not (args.runs or args.known))
     results = Results(study, runs)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
     report_files(write(report, content, output))

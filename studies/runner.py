@@ -303,25 +303,29 @@ def carry_out_all(args: argparse.Namespace, state: Progression) -> None:
         stack.enter_context(progress)
         carry_out(state, workers, progress, interruption)
     print("\n".join(summary(state)))
-    path = state.plan.out_dir / RUNS_FILE
-    write_table(state, args.fewer_runs, "another --out_dir" if args.known else f"--known {path}")
+    write_table(state, args.fewer_runs, known=not args.known)
 
 
-def write_table(state: Progression, fewer_runs: bool, remedy: str) -> None:
+def write_table(state: Progression, fewer_runs: bool, known: bool) -> None:
     """Write ``runs.csv`` of the whole study, as --stage and --only ask for a part.
+
+    Args:
+        state: of the study.
+        fewer_runs: replace one that has more.
+        known: whether ``--known`` is still a remedy where it has more.
 
     Raises:
         ValueError: runs would be lost that only the table before has.
     """
-    known = copy(state.known)
-    known.whole = True
-    whole = Progression(state.plan, list(state.plan.jobs()), known)
+    rows_known = copy(state.known)
+    rows_known.whole = True
+    whole = Progression(state.plan, list(state.plan.jobs()), rows_known)
     whole.look()
     path, rows = state.plan.out_dir / RUNS_FILE, collected(whole)
     if fewer_runs:
         write_runs(path, rows)
     else:
-        replace_runs(path, rows, f"{remedy} keeps them")
+        replace_runs(path, rows, "--out_dir", known)
 
 
 def summary(state: Progression) -> Iterator[str]:

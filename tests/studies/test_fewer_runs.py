@@ -11,7 +11,7 @@ from tables import SMALL, write
 
 import study
 from studies.fewer_runs import replace_runs
-from studies.runs_file import DIGESTS, flags_of, read_runs
+from studies.runs_file import DIGESTS, flags_of, read_runs, write_runs
 
 LEFT = "*_seed1*"  # the checkpoints that are left: of one seed, and of the trials, 100
 
@@ -31,9 +31,13 @@ def left(carried_out: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path, Pa
     return table, out, report
 
 
-def count(path: Path) -> int:
+def read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return len(list(csv.DictReader(file)))
+        return list(csv.DictReader(file))
+
+
+def count(path: Path) -> int:
+    return len(read_rows(path))
 
 
 def test_a_report_with_fewer_runs_than_before_is_refused(left, run_here) -> None:
@@ -45,7 +49,8 @@ def test_a_report_with_fewer_runs_than_before_is_refused(left, run_here) -> None
     path = report / "runs.csv"
     assert (
         f"{path}: 6 of its 16 runs and trials would be lost, such as of MUTAG, ADAM, run seed 2, "
-        f"fold 0; --known {path} or another --output keeps them, --fewer_runs drops them"
+        f"fold 0; --known {path} keeps those that the study has, another --output keeps them, "
+        "--fewer_runs drops them"
     ) in done.stderr
     assert [path.name for path in report.iterdir()] == ["runs.csv"]
     assert (report / "runs.csv").read_bytes() == before
@@ -95,6 +100,20 @@ def test_a_part_of_a_study_leaves_rows_of_runs_that_are_gone(left, run_here) -> 
     assert count(out / "runs.csv") == 0
 
 
+def test_known_is_no_remedy_where_the_checkpoint_is_there(left, run_here) -> None:
+    """A run's own files come first, so that values of the table would not be taken."""
+    table, out, report = left
+    path = report / "runs.csv"
+    write_runs(path, [row for row in read_rows(path) if row["seed"] != "2"])
+    for measured in out.glob("Eigenvalues/*_sharpness.json"):
+        measured.unlink()
+    flags = ("report", table, f"--out_dir={out}", f"--output={report}")
+    done = run_here(study.main, *flags)
+    assert done.returncode == 2 and f"{path}: values of runs would be lost" in done.stderr
+    assert "; another --output keeps them, --fewer_runs drops them" in done.stderr
+    assert run_here(study.main, *flags, f"--known={path}").returncode == 2
+
+
 def test_a_damaged_table_is_replaced_only_in_words(left, run_here) -> None:
     table, out, report = left
     (report / "runs.csv").write_bytes((out / "runs.csv").read_bytes()[:-9])
@@ -107,18 +126,17 @@ def test_a_damaged_table_is_replaced_only_in_words(left, run_here) -> None:
 def test_a_table_without_a_run_may_be_replaced(carried_out, tmp_path: Path) -> None:
     """And a table by itself; one that has runs not by one without."""
     path = tmp_path / "runs.csv"
-    replace_runs(path, [], "")
-    replace_runs(path, [], "")
-    with (carried_out[1] / "runs.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    replace_runs(path, [], "--out_dir")
+    replace_runs(path, [], "--out_dir")
+    rows = read_rows(carried_out[1] / "runs.csv")
     older = [{k: v for k, v in row.items() if k not in DIGESTS} for row in rows]
-    replace_runs(path, older, "")
-    replace_runs(path, rows[::-1], "")
+    replace_runs(path, older, "--out_dir")
+    replace_runs(path, rows[::-1], "--out_dir")
     assert len(read_runs(path)) == 16
     others = [{**row, "settings_digest": f"{n:016x}"} for n, row in enumerate(rows)]
     for fewer in ([], others):  # such as of the same command lines, with other defaults
         with pytest.raises(ValueError, match="16 of its 16 runs and trials would be lost"):
-            replace_runs(path, fewer, "keep them")
+            replace_runs(path, fewer, "--out_dir")
 
 
 @pytest.mark.parametrize(
