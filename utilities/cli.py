@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -69,7 +70,7 @@ def run(main: Main) -> None:
         print(end="", flush=True)
     except (Interrupted, KeyboardInterrupt) as error:
         if not rank:
-            print(f"{name}: {_one_line(str(error)) or 'interrupted'}", file=sys.stderr)
+            _say_error(f"{name}: {_one_line(str(error)) or 'interrupted'}")
         sys.exit(getattr(error, "code", 130))
     except Exception as error:
         if isinstance(error, BrokenPipeError) and (_unread(sys.stdout) or _unread(sys.stderr)):
@@ -77,12 +78,18 @@ def run(main: Main) -> None:
         _let_the_first_speak()
         if not isinstance(error, ValueError | OSError) or os.environ.get("SAM_TRACEBACK"):
             raise
-        print(f"{name}: error: {_one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        _say_error(f"{name}: error: {_one_line(str(error)) or type(error).__name__}")
         sys.exit(2)
     finally:
         for stream in (sys.stdout, sys.stderr):
             if _unread(stream):  # what is left would be a complaint at the interpreter's end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say_error(line: str) -> None:
+    """Say it where that is read; where nothing reads it, the exit code still tells."""
+    with suppress(BrokenPipeError):
+        print(line, file=sys.stderr)
 
 
 def _unread(stream: TextIO | None) -> bool:

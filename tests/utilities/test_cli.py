@@ -129,3 +129,16 @@ def test_the_interpreter_says_nothing_either() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows doesn't say that nothing reads a pipe")
+@pytest.mark.parametrize(
+    ("error", "code"), [("ValueError('--epochs 0: none')", 2), ("KeyboardInterrupt", 130)]
+)
+def test_the_exit_code_tells_where_nothing_reads_the_error(error: str, code: int) -> None:
+    script = f"from utilities.cli import run\ndef main(_):\n    raise {error}\nrun(main)"
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run([sys.executable, "-c", script], stderr=write, timeout=300)
+    os.close(write)
+    assert process.returncode == code
