@@ -20,7 +20,7 @@ def add_fewer_runs_flag(parser: Parser) -> None:
         "--fewer_runs",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="replace a runs.csv that has runs, or values of them, which the new one lacks",
+        help="replace what has runs, values of them or pictures that the new files lack",
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -240,10 +240,33 @@ def _shown_path(path: Path) -> str:
         return path.name
 
 
+def pictures_of(output: Path) -> set[str]:
+    """Names of the pictures in the report of this folder, if there is one."""
+    markdown = output / "report.md"
+    return set(IMAGE.findall(markdown.read_text("utf-8"))) if markdown.is_file() else set()
+
+
+def refuse_fewer_pictures(output: Path, names: Collection[str]) -> None:
+    """Stop before pictures are lost whose runs' files may be gone.
+
+    Raises:
+        ValueError: the report of this folder has pictures that are not among
+            ``names``.
+    """
+    lost = sorted(
+        name for name in pictures_of(output).difference(names) if (output / name).is_file()
+    )
+    if lost:
+        raise ValueError(
+            f"{output}: {len(lost)} of its pictures would be lost, such as {lost[0]}, because the "
+            "files that they are drawn from are not at hand; another --output keeps them, "
+            "--fewer_runs drops them"
+        )
+
+
 def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
     """Write all files, the text last, and remove pictures that only the report before had."""
-    markdown = output / "report.md"
-    before = set(IMAGE.findall(markdown.read_text("utf-8"))) if markdown.is_file() else set()
+    before = pictures_of(output)
     files = {name: content for name, content in report.pictures.items()}
     files["runs.csv"] = runs_csv
     files["report.html"] = page(report.markdown, report.pictures).encode()
@@ -320,6 +343,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         refuse_fewer_runs(before, runs, "--output", known=not (args.runs or args.known))
     results = Results(study, runs)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
+    if not args.fewer_runs:
+        refuse_fewer_pictures(output, report.pictures)
     report_files(write(report, content, output))
     return output / "report.md"
 

@@ -97,10 +97,13 @@ def test_a_report_again_is_the_same_and_takes_old_pictures_away(
     output.mkdir()
     (output / "report.md").write_text("![x](gone.png)\n")
     for name in ("gone.png", "mine.png"):
-        (output / name).write_bytes(b"")
-    report.main(words(study, output))
+        (output / name).write_bytes(b"PNG")
+    with pytest.raises(ValueError, match=r"1 of its pictures would be lost, such as gone\.png"):
+        report.main(words(study, output))
+    assert sorted(os.listdir(output)) == ["gone.png", "mine.png", "report.md"]
+    report.main([*words(study, output), "--fewer_runs"])
     after = {path.name: path.read_bytes() for path in output.iterdir()}
-    assert after.pop("mine.png") == b"" and after == before
+    assert after.pop("mine.png") == b"PNG" and after == before
 
 
 @pytest.mark.parametrize("damage", ["cut", "nan", "no table", "no runs"])
