@@ -17,7 +17,7 @@ from loss_landscape.my_pyhessian import hessian
 from utilities.files import ROOT
 
 COMMON = ["--bn=batch", "--threads=1", "--device=cpu"]
-FEW = ["--dtype=float64", "--probes=2", "--lanczos_steps=4", "--top_n=2", "--max_steps=24"]
+FEW = ["--dtype=float64", "--probes=2", "--lanczos_steps=4", "--top_n=1", "--max_steps=8"]
 FEW += ["--trace_probes=3"]
 RANKED = """
 import os
@@ -48,7 +48,7 @@ def refusals(done: subprocess.CompletedProcess[str], script: str) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith(Path(script).name + ":")]
 
 
-HESSIAN, SHARPNESS = "loss_landscape/my_pyhessian/hessian.py", "loss_landscape/sharpness.py"
+HESSIAN = "loss_landscape/my_pyhessian/hessian.py"
 
 
 def test_a_spectrum_of_two_processes_is_ones(trained, data_dir: Path, tmp_path: Path) -> None:
@@ -88,22 +88,14 @@ def test_processes_with_other_batches_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("Eigenvalues/*"))
 
 
-def test_sharpness_is_refused(trained, data_dir: Path, tmp_path: Path) -> None:
-    """Both measured all, and one was ended by the other's lock."""
-    own = [*COMMON, f"--data_dir={data_dir}", f"--model_file={trained['cifar']}"]
-    own += [f"--out_dir={tmp_path}", "--samples=16"]
-    (line,) = refusals(torchrun(SHARPNESS, *own), SHARPNESS)
-    assert "this script is for one process, so start it with python" in line
-    assert not list(tmp_path.glob("Eigenvalues/*"))
-
-
-LOCKING = ["plot_surface", "plot_sharpness", "plot_hessian_eigen", "plot_trajectory"]
+LOCKING = ["sharpness", "plot_surface", "plot_sharpness", "plot_hessian_eigen", "plot_trajectory"]
 
 
 @pytest.mark.parametrize("name", LOCKING)
 def test_other_scripts_of_one_process_are_refused(
     name: str, trained, monkeypatch: pytest.MonkeyPatch, run_here
 ) -> None:
+    """All did the whole, and one was ended by the other's lock."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     main = __import__(f"loss_landscape.{name}", fromlist=["main"]).main
     named = [] if name == "plot_sharpness" else ["--model_file"]
