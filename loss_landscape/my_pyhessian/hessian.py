@@ -50,7 +50,7 @@ from loss_landscape.my_pyhessian.operators import (
     GaussNewtonOperator,
     HessianOperator,
 )
-from loss_landscape.my_pyhessian.probes import Operators
+from loss_landscape.my_pyhessian.probes import Operators, products_ahead
 from loss_landscape.my_pyhessian.products import FEWEST, choose
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
 from loss_landscape.my_pyhessian.spectrum_file import (
@@ -354,8 +354,9 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
 def _way(operator: CurvatureOperator, args: argparse.Namespace, unfinished: Unfinished) -> str:
     """The way of ``products.py`` that products are made, which a spectrum keeps to the end."""
     begun = unfinished.pieces.get("way")
-    ahead = args.max_steps + args.probes * args.lanczos_steps + 2 * args.trace_probes
-    way = str(choose(operator, ahead, begun=None if begun is None else str(begun["way"])))
+    way = str(
+        choose(operator, products_ahead(args), begun=None if begun is None else str(begun["way"]))
+    )
     if begun is None:
         unfinished.add("way", {"way": np.array(way)})
     return way

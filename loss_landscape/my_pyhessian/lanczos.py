@@ -205,7 +205,7 @@ def _combined(coordinates: np.ndarray, basis: Tensor) -> Tensor:
 
 
 # --- whether there is a larger one ----------------------------------------------------------------
-def nothing_larger_is_hidden(space: KrylovSpace, values: np.ndarray) -> bool:
+def nothing_is_hidden(space: KrylovSpace, values: np.ndarray, lower_too: bool = False) -> bool:
     """Whether an eigenvalue that is larger by ``MARGIN`` would have been seen from a random vector.
 
     Of 100 random vectors ``MISSED`` times 100 have so little of an eigenvector that they would not
@@ -214,9 +214,13 @@ def nothing_larger_is_hidden(space: KrylovSpace, values: np.ndarray) -> bool:
     Args:
         space: not restarted, begun with a random vector.
         values: its Ritz values.
+        lower_too: whether one that is lower by as much would have been seen, too.
     """
-    above = float(values.max()) + MARGIN * float(np.abs(values).max())
-    return space.is_whole or hidden_share(space, above) <= LEAST / space.vectors.shape[1]
+    margin = MARGIN * float(np.abs(values).max())
+    beyond = [float(values.max()) + margin]
+    beyond += [float(values.min()) - margin] if lower_too else []
+    least = LEAST / space.vectors.shape[1]
+    return space.is_whole or all(hidden_share(space, value) <= least for value in beyond)
 
 
 def hidden_share(space: KrylovSpace, value: float) -> float:
@@ -336,7 +340,7 @@ def extreme_eigenvalues(
         bound = tol * max(float(np.abs(values).max()), 1e-30)
         found = len(best) == count and bool((residuals[best] <= bound).all())
         again = space.beta == 0
-        seen = seen or nothing_larger_is_hidden(space, values)
+        seen = seen or nothing_is_hidden(space, values)
         found = found and seen
         if found and copies and not space.is_whole:
             nothing_left = known is not None and _nothing_left(

@@ -15,6 +15,7 @@ from loss_landscape.my_pyhessian.probes import (
     here,
     known_of,
     layer_names,
+    products_ahead,
 )
 from loss_landscape.my_pyhessian.probes_on_ray import on_ray, source
 from loss_landscape.my_pyhessian.unfinished import Unfinished
@@ -42,8 +43,7 @@ def measure(
     names = layer_names(operator) if args.per_layer else {}
     with Progress("Hessian products", at_most=True) as progress:
         if "eigenvalues" not in unfinished.pieces:
-            most = args.max_steps + args.probes * args.lanczos_steps + 2 * args.trace_probes
-            progress.total = most
+            progress.total = products_ahead(args)
             unfinished.add("eigenvalues", eigenvalues(operator, args, progress))
         piece = unfinished.pieces["eigenvalues"]
         known = known_of(piece, operator.flat)

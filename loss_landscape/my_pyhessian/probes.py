@@ -135,6 +135,11 @@ def eigenvalues(operator: CurvatureOperator, args: argparse.Namespace, progress:
     }
 
 
+def products_ahead(args: argparse.Namespace) -> int:
+    """How many products a spectrum takes at most, those of its layers left out."""
+    return args.max_steps + args.probes * args.lanczos_steps + 2 * args.trace_probes
+
+
 def known_of(piece: Piece, template: Tensor) -> Known:
     """From the piece with the eigenvalues; vectors of the template's type and device."""
     vectors, basis = (torch.from_numpy(piece[name]).to(template) for name in ("vectors", "basis"))

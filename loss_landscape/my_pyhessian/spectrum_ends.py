@@ -8,12 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from loss_landscape.my_pyhessian.lanczos import (
-    LEAST,
-    MARGIN,
     KrylovSpace,
     Matvec,
     both_ends,
-    hidden_share,
+    nothing_is_hidden,
     without_autocast,
 )
 from loss_landscape.my_pyhessian.stochastic import direction
@@ -63,7 +61,7 @@ def spectrum_ends(
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
-        certain = certain or (not restarted and nothing_beyond(space, values))
+        certain = certain or (not restarted and nothing_is_hidden(space, values, lower_too=True))
         known = max(residuals[0], residuals[-1]) <= tol * np.abs(values).max()
         if (known and products > 1 and (certain or restarted)) or not space.beta or space.is_whole:
             break
@@ -72,16 +70,3 @@ def spectrum_ends(
             space.restart(vectors[:, kept], values[kept])
     low, high, *rest = (float(x) for x in (*values[[0, -1]], *residuals[[0, -1]]))
     return SpectrumEnds(low, high, rest[0], rest[1], certain, products)
-
-
-def nothing_beyond(space: KrylovSpace, values: np.ndarray) -> bool:
-    """Whether an eigenvalue beyond either end by ``MARGIN`` would have been seen.
-
-    Args:
-        space: not restarted, begun with a random vector.
-        values: its Ritz values, rising.
-    """
-    margin = MARGIN * float(np.abs(values).max())
-    beyond = (float(values[0]) - margin, float(values[-1]) + margin)
-    least = LEAST / space.vectors.shape[1]
-    return space.is_whole or all(hidden_share(space, value) <= least for value in beyond)

@@ -20,7 +20,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     Matvec,
     Tick,
     no_tick,
-    nothing_larger_is_hidden,
+    nothing_is_hidden,
     without_autocast,
 )
 from loss_landscape.my_pyhessian.stochastic import direction
@@ -46,7 +46,7 @@ def largest_eigenvalue(
     """The largest eigenvalue by Lanczos from a random vector, which is known to be the largest.
 
     A small residual says that there is an eigenvalue, not that none is larger. So Lanczos goes on
-    until one that is larger would have been seen; see ``nothing_larger_is_hidden``. Of spectra so
+    until one that is larger would have been seen; see ``nothing_is_hidden``. Of spectra so
     dense that it restarts before, the residual alone decides. To begin with the eigenvectors of the
     epoch before saves nothing then: what takes the products is to see that there is no other.
 
@@ -72,7 +72,7 @@ def largest_eigenvalue(
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
-        seen = restarted or nothing_larger_is_hidden(space, values)
+        seen = restarted or nothing_is_hidden(space, values)
         converged = bool(seen and residuals[-1] <= tol * np.abs(values).max())
         if converged or space.is_whole or not space.beta:
             break
