@@ -27,7 +27,7 @@ from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names, said_of_edges, said_of_lacking
 from studies.report_page import page
 from studies.report_text import Analysis
-from studies.runner import assignment
+from studies.runner import add_set_flag
 from studies.runs_file import read_runs, write_runs
 from studies.table import Study, read_study
 from utilities.cli import Parser, report_files, run
@@ -311,14 +311,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_known_flag(parser)
     add_fewer_runs_flag(parser)
-    parser.add_argument(
-        "--set",
-        type=assignment,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="as the study was carried out with",
-    )
+    add_set_flag(parser, "as the study was carried out with")
     parser.add_argument(
         "--output", type=Path, help="folder of the report (default: studies/reports/<table>)"
     )

@@ -174,6 +174,13 @@ def pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
 
 
+def add_set_flag(parser: Parser, text: str) -> None:
+    """Add ``--set``, of which ``text`` says what it is for."""
+    parser.add_argument(
+        "--set", type=assignment, action="append", default=[], metavar="KEY=VALUE", help=text
+    )
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
@@ -205,13 +212,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=False,
         help="print the command lines and do nothing; comments are what is done or must wait",
     )
-    parser.add_argument(
-        "--set",
-        type=assignment,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a flag of all trainings in place of the table's; makes it another study, in another "
+    add_set_flag(
+        parser,
+        "a flag of all trainings in place of the table's; makes it another study, in another "
         "folder",
     )
     add_known_flag(parser)
