@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from pairs import in_two_processes
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sam import SAM
@@ -46,19 +47,15 @@ def train(rank: int, sync: bool, bad_rank: int) -> dict[str, Any]:
 
 
 def rank_main(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/store", 2)
-    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     ends = {f"{sync} {bad}": train(rank, sync, bad) for sync in (True, False) for bad in (-1, 1)}
     torch.save(ends, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes ends with, for all cases: starting them takes seconds."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(rank_main, args=(str(folder),), nprocs=2)
+    in_two_processes(rank_main, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +52,15 @@ def _join(backend: str) -> None:
     Its store still holds the addresses of those that died (github.com/pytorch/pytorch/issues/
     135712); a prefix leaves them behind. On several machines the counts of restarts differ, so
     there torchrun must be told to make a new store each time.
+
+    A gloo thread that lets go of a tensor while Python shuts down ends the process with SIGABRT,
+    though all is written (github.com/pytorch/pytorch/issues/190489). The threads end with their
+    group, so nothing may hold it then: neither the default arguments of a module that torch
+    imports later, nor a DistributedDataParallel that waits to be collected.
     """
+    import torch.distributed.nn.functional  # noqa: F401
+
+    atexit.register(gc.collect)
     store, rank, world = next(distributed.rendezvous("env://"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":

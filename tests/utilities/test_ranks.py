@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from torch import nn
+from torch import multiprocessing, nn
 
 from utilities.ranks import Ranks, launcher, rank_and_world
 
@@ -44,3 +51,34 @@ def test_a_device_that_cant_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
     with pytest.raises(ValueError, match="has no GPU of its own"):
         Ranks(torch.device("cuda"))
+
+
+def threads() -> list[str]:
+    """Names of this process's threads, as Linux knows them."""
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def reduce_and_end(rank: int, folder: str) -> None:
+    """One of two processes that average gradients; it writes which threads see its end."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    os.environ["MASTER_PORT"] = Path(folder, "port").read_text()
+    atexit.register(lambda: Path(folder, f"{rank}.json").write_text(json.dumps([*seen, threads()])))
+    ranks = Ranks(torch.device("cpu"))
+    model = ranks.wrap(nn.Linear(2, 2), sync_batch_norm=False)
+    model.itself = [model]  # a cycle, which only the collector frees
+    model(torch.ones(1, 2)).sum().backward()
+    seen = [threads()]
+    ranks.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
+def test_no_thread_of_gloo_is_left_when_python_shuts_down(tmp_path: Path) -> None:
+    """Such a thread now and then ends a process that has done its work with SIGABRT."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    multiprocessing.spawn(reduce_and_end, args=(str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        before, at_end = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert any("gloo" in name for name in before)
+        assert not any("gloo" in name for name in at_end)
