@@ -74,7 +74,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("backend", "way", "options"), CASES, ids=str)
+def name_of(case: object) -> str:
+    """The same in every process: a function's ``str`` has its address, which is not."""
+    return getattr(case, "__name__", str(case))
+
+
+@pytest.mark.parametrize(("backend", "way", "options"), CASES, ids=name_of)
 def test_compiled_whole_step_is_the_step(backend: str, way: Any, options: dict[str, Any]) -> None:
     """Kind: Python state that a compiled step writes: where w is, the count, the norm, the skips.
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from loss_landscape.my_pyhessian.lanczos import (
     KrylovSpace,
     Matvec,
+    Tick,
     both_ends,
+    no_tick,
     nothing_is_hidden,
     without_autocast,
 )
@@ -23,8 +25,9 @@ class SpectrumEnds(NamedTuple):
     """Two eigenvalues with their residuals |Av - av|.
 
     Attributes:
-        certain: one that lies beyond either end by 1 % of the largest magnitude would have been
-            seen, but for one random vector of 100 at each end.
+        certain: one that lies beyond an end that was looked for by 1 % of the largest magnitude
+            would have been seen, but for one random vector of 100 at each end.
+        converged: the residuals are small enough and, unless Lanczos was restarted, ``certain``.
         products: how many were made.
     """
 
@@ -33,40 +36,53 @@ class SpectrumEnds(NamedTuple):
     low_residual: float
     high_residual: float
     certain: bool
+    converged: bool
     products: int
 
 
 @without_autocast
 def spectrum_ends(
-    matvec: Matvec, template: Tensor, max_products: int = 200, tol: float = 1e-3, seed: int = 0
+    matvec: Matvec,
+    template: Tensor,
+    max_products: int = 200,
+    tol: float = 1e-3,
+    seed: int = 0,
+    lower_too: bool = True,
+    tick: Tick = no_tick,
 ) -> SpectrumEnds:
-    """Both ends of a symmetric matrix by Lanczos from a random vector, all directions alike.
+    """Both ends of a symmetric matrix, or the upper one, by Lanczos from a random vector.
 
     A small residual says that there is an eigenvalue, not that it is the last one. So Lanczos goes
-    on until one beyond either end would have been seen (``hidden_share``); if it has to restart
-    before, the residuals alone decide.
+    on until one beyond an end would have been seen (``hidden_share``); of a spectrum so dense that
+    it has to restart before, the residuals alone decide.
 
     Args:
         matvec: product with the matrix.
-        template: (dim,), of 2 or more, for size, type and device.
-        max_products: 2 or more; where to stop at the latest.
+        template: (dim,), for size, type and device; of 2 or more for both ends.
+        max_products: where to stop at the latest; 2 or more for both ends.
         tol: residual over the largest magnitude at which an eigenvalue is known.
-        seed: of the random vector.
+        seed: of the random vector, of which all directions are alike: random signs have nothing of
+            (1, -1, 0, ...) every other time.
+        lower_too: whether the lower end is waited for.
+        tick: called after each product.
 
     Raises:
         ValueError: a product is NaN or infinite.
     """
-    space = KrylovSpace(matvec, direction(template, (seed,)), min(SPACE, max_products))
+    ends = [0, -1] if lower_too else [-1]
+    space = KrylovSpace(matvec, direction(template, (seed,)), min(SPACE, max_products), tick)
     restarted = certain = False
     for products in range(1, max_products + 1):
         space.extend()
         values, vectors, residuals = space.ritz()
-        certain = certain or (not restarted and nothing_is_hidden(space, values, lower_too=True))
-        known = max(residuals[0], residuals[-1]) <= tol * np.abs(values).max()
-        if (known and products > 1 and (certain or restarted)) or not space.beta or space.is_whole:
+        certain = certain or (not restarted and nothing_is_hidden(space, values, lower_too))
+        known = residuals[ends].max() <= tol * np.abs(values).max() and products >= len(ends)
+        converged = bool(known and (certain or restarted))
+        if converged or not space.beta or space.is_whole:
             break
         if space.n == space.size and products < max_products:
-            kept, restarted = both_ends(values, max(space.size // 2, 2)), True
+            half, restarted = max(space.size // 2, len(ends)), True
+            kept = both_ends(values, half) if lower_too else slice(-half, None)
             space.restart(vectors[:, kept], values[kept])
     low, high, *rest = (float(x) for x in (*values[[0, -1]], *residuals[[0, -1]]))
-    return SpectrumEnds(low, high, rest[0], rest[1], certain, products)
+    return SpectrumEnds(low, high, rest[0], rest[1], certain, converged, products)

@@ -15,26 +15,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from loss_landscape.my_pyhessian.lanczos import (
-    KrylovSpace,
-    Matvec,
-    Tick,
-    no_tick,
-    nothing_is_hidden,
-    without_autocast,
-)
-from loss_landscape.my_pyhessian.stochastic import direction
+from loss_landscape.my_pyhessian.lanczos import Matvec, Tick, no_tick
+from loss_landscape.my_pyhessian.spectrum_ends import spectrum_ends
 from utilities.files import atomic_write
 from utilities.runs import refuse_other
 
 ENDING = "_sharpness_epochs.json"
 REMEDY = "--overwrite replaces it, --out_dir puts this one elsewhere"
-SPACE = 40  # vectors that Lanczos holds before it restarts
 NUMBERS = ("lambda_max", "residual", "gradient_norm", "products")
 Row = dict[str, Any]
 
 
-@without_autocast
 def largest_eigenvalue(
     matvec: Matvec,
     template: Tensor,
@@ -45,10 +36,8 @@ def largest_eigenvalue(
 ) -> Row:
     """The largest eigenvalue by Lanczos from a random vector, which is known to be the largest.
 
-    A small residual says that there is an eigenvalue, not that none is larger. So Lanczos goes on
-    until one that is larger would have been seen; see ``nothing_is_hidden``. Of spectra so
-    dense that it restarts before, the residual alone decides. To begin with the eigenvectors of the
-    epoch before saves nothing then: what takes the products is to see that there is no other.
+    To begin with the eigenvectors of the epoch before would save nothing: what takes the products
+    is to see that no other is larger.
 
     Args:
         matvec: product with the symmetric matrix.
@@ -65,25 +54,12 @@ def largest_eigenvalue(
     Raises:
         ValueError: a product is not finite.
     """
-    # All directions alike: random signs have nothing of (1, -1, 0, ...) every other time.
-    start = direction(template, (seed,))
-    space = KrylovSpace(matvec, start, min(SPACE, max_products), tick)
-    restarted = False
-    for products in range(1, max_products + 1):
-        space.extend()
-        values, vectors, residuals = space.ritz()
-        seen = restarted or nothing_is_hidden(space, values)
-        converged = bool(seen and residuals[-1] <= tol * np.abs(values).max())
-        if converged or space.is_whole or not space.beta:
-            break
-        if space.n == space.size and products < max_products:
-            kept, restarted = max(space.size // 2, 1), True
-            space.restart(vectors[:, -kept:], values[-kept:])
+    found = spectrum_ends(matvec, template, max_products, tol, seed, lower_too=False, tick=tick)
     return {
-        "lambda_max": float(values[-1]),
-        "residual": float(residuals[-1]),
-        "converged": converged,
-        "products": products,
+        "lambda_max": found.high,
+        "residual": found.high_residual,
+        "converged": found.converged,
+        "products": found.products,
     }
 
 
