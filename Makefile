@@ -20,9 +20,10 @@ demo: $(VENV)/installed
 	$(BIN)/python demo.py
 
 # Tests marked real need data/; where the data lie ready in ../shared they are laid out first.
+# A file's tests share what takes long to make, so each file goes whole to one of the processes.
 test: $(VENV)/installed
 	if [ -f ../shared/data/prepare.py ]; then $(BIN)/python ../shared/data/prepare.py data; fi
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
