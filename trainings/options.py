@@ -92,41 +92,20 @@ def add_flags(parser: Parser, defaults: Defaults) -> None:
 
 
 def _add_sam_flags(group: Any) -> None:
-    group.add_argument(
-        "--every", type=positive_int, default=1, help="climb in every k-th step, else plain steps"
-    )
-    group.add_argument(
-        "--looksam_alpha",
-        type=non_negative_float,
-        default=0.0,
-        help="LookSAM: weight of the last ascent's orthogonal part in the steps between",
-    )
-    group.add_argument(
-        "--sam_start",
-        type=fraction,
-        default=0.0,
-        help="fraction of the run without ascents",
-    )
-    group.add_argument(
-        "--ascent_fraction",
-        type=fraction,
-        default=1.0,
-        help="fraction of each batch (of each process's part) that climbs",
-    )
-    group.add_argument(
-        "--gsam_alpha",
-        type=non_negative_float,
-        default=0.0,
-        help="GSAM: the surrogate gap's weight",
-    )
-    group.add_argument(
-        "--fsam_sigma",
-        type=non_negative_float,
-        default=0.0,
-        help="Friendly SAM: fraction of the gradients' mean that is left out of the ascent",
-    )
-    group.add_argument("--fsam_lambda", type=fraction, default=0.9, help="decay of that mean")
-    group.add_argument("--eta", type=non_negative_float, default=0.01, help="ASAM: T_w = |w| + eta")
+    left_out = "Friendly SAM: fraction of the gradients' mean that is left out of the ascent"
+    last_part = "LookSAM: weight of the last ascent's orthogonal part in the steps between"
+    climbing = "fraction of each batch (of each process's part) that climbs"
+    for name, kind, default, text in (
+        ("--every", positive_int, 1, "climb in every k-th step, else plain steps"),
+        ("--looksam_alpha", non_negative_float, 0.0, last_part),
+        ("--sam_start", fraction, 0.0, "fraction of the run without ascents"),
+        ("--ascent_fraction", fraction, 1.0, climbing),
+        ("--gsam_alpha", non_negative_float, 0.0, "GSAM: the surrogate gap's weight"),
+        ("--fsam_sigma", non_negative_float, 0.0, left_out),
+        ("--fsam_lambda", fraction, 0.9, "decay of that mean"),
+        ("--eta", non_negative_float, 0.01, "ASAM: T_w = |w| + eta"),
+    ):
+        group.add_argument(name, type=kind, default=default, help=text)
     for name, text in (
         ("--normalise_bias", "ASAM: T_w for biases too, as davda54/sam"),
         ("--only_norm", "SAM-ON: climb with the normalisation layers' parameters only"),
