@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from loss_landscape.my_pyhessian.spectral_density import (
     Band,
@@ -309,8 +309,8 @@ def _bend_axis(axes: Axes, kernel: Kernel) -> None:
     limits = axes.get_xlim()
     axes.set_xscale("asinh", linear_width=kernel.linear)
     axes.set_xlim(*limits)
-    axes.set_xticks(ticks_of(kernel, *limits))
-    axes.xaxis.set_major_formatter(LogFormatterSciNotation())
+    ticks = ticks_of(kernel, *limits)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def layers_of(spectrum: Spectrum, label: str) -> list[dict[str, Any]]:

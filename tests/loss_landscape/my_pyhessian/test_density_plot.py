@@ -165,6 +165,10 @@ def test_bars_of_most_layers_are_seen_beside_the_largest() -> None:
             assert shown > 0.1
             ticks = sum(low <= tick <= high for tick in axes.get_xticks())
             assert scale == "linear" or ticks >= density_plot.FEWEST_TICKS
+            labels = [label.get_text() for label in axes.get_xticklabels()]
+            assert scale == "linear" or [float(x) for x in labels] == pytest.approx(
+                axes.get_xticks()
+            )
         assert figure.axes[0].get_ylabel() == "layer (its parameters)"
 
 
