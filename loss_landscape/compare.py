@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ CURVATURE = ("lambda_max", "trace", "trace_standard_error")
 COLUMNS = ("minimum", "test acc. (%)", "test loss", "running train loss", "lambda_max", "trace")
 CAPTION = "One run each: no error bars, so no verdict"
 MOST_ABREAST = 4
+WIDTH = 38  # letters of a title beside which another's has room
 OWN_DIRECTIONS = {  # of --directions
     "eigenvectors": "eigenvectors of the Hessian",
     "gradient": "gradient and eigenvector of the Hessian",
@@ -206,7 +208,7 @@ def draw(
         every += [flat, tall]
     add_colour_bar(parts[0], scale, every, f"{NAMES.get(name, name)} (one scale; + the checkpoint)")
     if spectra:
-        draw_density(parts[1].subplots(), spectra, [m.label for m in minima])
+        draw_density(parts[1].subplots(), spectra, apart([m.label for m in minima]))
     if along:
         draw_along(parts[1 + bool(spectra)].subplots(), along, apart([m.label for m in minima]))
     if repetitions:
@@ -224,7 +226,8 @@ def heading(minimum: Minimum) -> str:
         said.append(f"test accuracy {numbers['test_acc']:.1f} %" + f" of {samples}" * bool(samples))
     if "lambda_max" in numbers:
         said.append(f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}")
-    lines = [minimum.label, ", ".join(said), minimum.surface.interpolation.split(", ")[0]]
+    label = textwrap.wrap(minimum.label, WIDTH, break_on_hyphens=False)
+    lines = [*label, ", ".join(said), minimum.surface.interpolation.split(", ")[0]]
     return "\n".join(filter(None, lines))
 
 

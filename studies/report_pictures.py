@@ -143,6 +143,8 @@ def _draw_minima(
     values = np.array([value for _, value, _ in minima])
     if values.min() > 0 and values.max() > SPAN * values.min():
         _plain_log(ax)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
     tau = correlation.tau
     span = "" if np.isnan(tau.low) else f" ({tau.low:.2f} to {tau.high:.2f})"
     said = "no tau" if np.isnan(tau.value) else f"tau {tau.value:.2f}{span}"

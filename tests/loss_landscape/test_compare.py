@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -183,3 +184,16 @@ def test_interpolated_points_are_said_above_each_surface(folder: Path) -> None:
     minimum.surface.deviation = (0.001, 0.01)
     share = f"{minimum.surface.interpolated.mean():.0%} interpolated"
     assert share in compare.heading(minimum)
+
+
+def test_long_titles_side_by_side_do_not_overlap(folder: Path) -> None:
+    minimum = read(folder)
+    minimum.label = "Transformer on MIT-BIH, ADAM, seed 1, inter_patient_ADAM-with-EMA_lr0p003"
+    scale = make_scale([compare.grid(minimum.surface, "train_loss").filled(np.nan)])
+    figure = compare.draw([minimum] * 4, "train_loss", scale)
+    figure.draw_without_rendering()
+    titles = [axes.title for axes in figure.axes if minimum.label[:11] in axes.title.get_text()]
+    boxes = [title.get_window_extent() for title in titles]
+    assert len(boxes) == 4
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
