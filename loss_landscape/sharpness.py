@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,9 +85,9 @@ class Measurement:
         self.batches = restored.batches(args.split, args.samples, args.batch_size)
         statistics = asked_statistics(args, restored, self.batches)
         # Which sees that the loss is finite, not random and not half precise.
-        how: dict[str, Any] = {"forward": forward, "statistics": statistics}
-        self.operator = HessianOperator(model, restored.loss, self.batches, **how)
-        self.loss = NearbyLoss(model, restored.loss, **how)
+        self.how: dict[str, Any] = {"forward": forward, "statistics": statistics}
+        self.operator = HessianOperator(model, restored.loss, self.batches, **self.how)
+        self.loss = NearbyLoss(model, restored.loss, **self.how)
         samples = self.operator.samples
         self.m = args.m or min(M, samples)
         if self.m > samples:
@@ -144,6 +145,15 @@ class Measurement:
         return top_eigenpairs(self.matvec, start, 5, args.max_steps, args.tol, self.tick)
 
     @cached_property
+    def quotients(self) -> np.ndarray:
+        """(subsets, 2), v'H_S v of the first and the last vector of ``pairs``."""
+        of_subsets = HessianOperator(
+            self.operator.model, self.operator.criterion, [s[0] for s in self.subsets], **self.how
+        )
+        self.products += 2
+        return of_subsets.quotients(self.pairs.vectors[[0, -1]]).numpy()
+
+    @cached_property
     def probes(self) -> Probes:
         pairs, args = self.pairs, self.args  # before the generator is used again
         return probe(self.matvec, pairs, self.generator, args.probes, args.accuracy, self.tick)
@@ -160,8 +170,8 @@ class Measurement:
 
 
 TAKE: dict[str, Callable[[Measurement], Measured]] = {
-    "lambda_max": lambda at: lambda_max(at.pairs),
-    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs),
+    "lambda_max": lambda at: lambda_max(at.pairs, at.quotients),
+    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs, at.quotients),
     "trace": lambda at: trace(at.probes),
     "frobenius_norm": lambda at: frobenius_norm(at.probes),
     "epsilon_sharpness": lambda at: epsilon_sharpness(
@@ -329,7 +339,8 @@ def tables(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]
     for name in names:
         found = records[0]["measures"][name]
         cost = ", ".join(f"{n:.3g} {what}" for what, n in found["cost"].items() if n)
-        of = found["error_of"] if found["standard_error"] is not None else found["remark"]
+        known = found["standard_error"] is not None
+        of = "; ".join(filter(None, [found["error_of"] if known else "", found["remark"]]))
         rows.append([name, value(found), found["unit"], of, f"{cost}; {found['seconds']:.3g} s"])
     header = ["measure", "value +- standard error", "unit", "error of", "cost"]
     return [records[0]["title"] + normalised, table(header, rows)]

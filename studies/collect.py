@@ -31,7 +31,10 @@ from utilities.history import read_history
 from utilities.runs import Run
 
 KINDS = (SHARPNESS, "spectrum")
-CURVATURE = {"lambda_max": ("lambda_max",), "trace": ("trace", "trace_standard_error")}
+CURVATURE = {
+    "lambda_max": ("lambda_max", "sharpness_se:lambda_max"),
+    "trace": ("trace", "trace_standard_error"),
+}
 METRICS = ("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss")
 RUNS_FILE = "runs.csv"
 Row = dict[str, Any]

@@ -88,6 +88,7 @@ class Report:
         if analysis.correlations_of(data):
             parts += ["### Sharpness", report_text.sharpness_table(analysis, data)]
             parts += [
+                report_text.samples_note(results, data),
                 "Times the base's, in pairs of runs:",
                 report_text.ratios_table(analysis, data),
             ]

@@ -13,6 +13,7 @@ from studies.comparisons import (
     F1,
     GAP,
     LAMBDA_MAX,
+    OF_SAMPLES,
     Comparison,
     Correlation,
     Quantity,
@@ -271,6 +272,21 @@ def sharpness_table(analysis: Analysis, data: str) -> str:
             count = max(mean.n for mean in means if mean)
             rows.append([text(name), str(count), *(mean_text(mean, None) for mean in means)])
     return table(["optimizer", "minima", *(text(q.text) for q in analysis.quantities)], rows)
+
+
+def samples_note(results: Results, data: str) -> str:
+    """What other samples would make of a minimum's lambda_max; "" where no run says it."""
+    shares = []
+    for run in results.runs:
+        value, error = (run.numbers.get(name) for name in (LAMBDA_MAX.name, OF_SAMPLES))
+        if run.data == data and value and error is not None:
+            shares.append(error / abs(value))
+    if not shares:
+        return ""
+    return text(
+        f"Samples decide too: with another draw of as many, a minimum's {LAMBDA_MAX.text} would "
+        f"differ by a standard error of {np.median(shares):.0%} (median over {len(shares)} minima)."
+    )
 
 
 def ratios_table(analysis: Analysis, data: str) -> str:

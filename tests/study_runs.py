@@ -40,6 +40,7 @@ folds = [0]
 DATA = ("MUTAG", "A | B <i>")
 OPTIMIZERS = {"ADAM": (10, 10), "ADAM, twice the epochs": (20, 20), "SAM": (10, 20)}
 SHARPNESS = "sharpness:worst case"
+OF_SAMPLES = "sharpness_se:lambda_max"
 
 
 def rows(data: Sequence[str] = DATA, **advantage: float) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ def write(folder: Path, made: Sequence[dict[str, Any]]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.toml").write_text(TABLE, encoding="utf-8")
     with (folder / "runs.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, SHARPNESS])
+        writer = csv.DictWriter(file, [*COLUMNS, SHARPNESS, OF_SAMPLES])
         writer.writeheader()
         writer.writerows(made)
     return folder / "small.toml"

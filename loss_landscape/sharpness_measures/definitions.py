@@ -24,8 +24,10 @@ SUBSETS = "samples, by subsets of m"
 DRAWN = "mean of L_S(w + d) - L_S(w), d normal with deviation average_rho"
 WORST = "largest L_S(w + d) - L_S(w) found, |d"
 KINDS = {
-    "lambda_max": Kind("loss / w^2", "", "largest eigenvalue of H"),
-    "lambda_max_over_lambda_5": Kind("1", "", "largest eigenvalue of H over the fifth largest"),
+    "lambda_max": Kind("loss / w^2", SUBSETS, "largest eigenvalue of H"),
+    "lambda_max_over_lambda_5": Kind(
+        "1", SUBSETS, "largest eigenvalue of H over the fifth largest"
+    ),
     "trace": Kind("loss / w^2", "random vectors", "sum of H's eigenvalues"),
     "frobenius_norm": Kind(
         "loss / w^2", "random vectors", "root of the sum of H's squared eigenvalues"

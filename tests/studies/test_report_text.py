@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study_runs import SHARPNESS, rows, write
+from study_runs import OF_SAMPLES, SHARPNESS, rows, write
 
 from studies import report_settings, report_text
 from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantities
@@ -24,6 +24,16 @@ def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
 
 def section(text: str, heading: str) -> str:
     return text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_errors_of_the_samples_are_said_where_they_are_known(tmp_path: Path) -> None:
+    made = rows()
+    assert report_text.samples_note(analysis(tmp_path, made).results, "MUTAG") == ""
+    measured = [row for row in made if row["data"] == "MUTAG" and row["stage"] == "run"]
+    for share, row in zip((0.1, 0.2, 0.6), measured, strict=False):
+        row[OF_SAMPLES] = share * row["lambda_max"]
+    note = report_text.samples_note(analysis(tmp_path, made).results, "MUTAG")
+    assert "a standard error of 20% (median over 3 minima)" in note
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from sharpness_cases import (
 )
 from torch import Tensor, nn
 
+from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.sharpness_measures.measures import (
     Measured,
@@ -89,6 +90,39 @@ def test_a_bound_is_as_wide_as_the_error_or_wider() -> None:
         nearest = np.abs(np.array(values) - lambda_max(pairs).value).min()
         assert nearest <= lambda_max(pairs).bound <= 4 * tol
         assert lambda_max(pairs).value <= 4 + 1e-9
+
+
+def regression(samples: int, seed: int, m: int) -> HessianOperator:
+    """Linear regression, whose Hessian is the mean of 2 x x' over samples drawn by ``seed``."""
+    rng = np.random.default_rng(seed)
+    scales = np.array([3.0, 2.0, 1.5, 1.2, 1.0, 0.8, 0.5])
+    inputs = torch.from_numpy(rng.standard_t(6, (samples, len(scales))) * scales)
+    batches = [(part, torch.zeros(len(part), 1, dtype=part.dtype)) for part in inputs.split(m)]
+    model = nn.Linear(len(scales), 1, bias=False).double()
+    return HessianOperator(model, nn.MSELoss(), batches)
+
+
+def test_quotients_are_those_of_each_batchs_dense_matrix() -> None:
+    operator = regression(32, 0, 8)
+    vectors = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for found, (inputs, _) in zip(operator.quotients(vectors), operator.batches, strict=True):
+        dense = 2 * inputs.T @ inputs / len(inputs)
+        assert torch.allclose(found, (vectors @ dense * vectors).sum(dim=1), rtol=1e-12)
+
+
+def test_errors_of_eigenvalues_are_the_spread_over_draws_of_samples() -> None:
+    """Of a few hundred draws of 512 samples; the errors are those that each draw says by itself."""
+    values, errors = [], []
+    for seed in range(300):
+        operator = regression(512, seed, 16)
+        pairs = pairs_of(operator, tol=1e-10)
+        quotients = operator.quotients(pairs.vectors[[0, -1]]).numpy()
+        assert quotients.mean(axis=0) == pytest.approx(pairs.values[[0, -1]], rel=1e-8)
+        both = lambda_max(pairs, quotients), eigenvalue_ratio(pairs, quotients)
+        values.append([one.value for one in both])
+        errors.append([one.standard_error for one in both])
+    spread, said = np.std(values, axis=0), np.mean(errors, axis=0)
+    assert said == pytest.approx(spread, rel=0.15)
 
 
 def test_a_ratio_without_a_positive_fifth_eigenvalue_is_none() -> None:
