@@ -197,6 +197,7 @@ class Dataset:
         batch_size: int,
         samples: int | None = None,
         part: tuple[int, int] = (0, 1),
+        group: tuple[int, int] = (0, 1),
     ) -> list[Batch]:
         """``split`` as batches on the device, without augmentation and in fixed order.
 
@@ -205,6 +206,7 @@ class Dataset:
             batch_size: samples a batch.
             samples: choose this many (always the same ones); None or more than there are: all.
             part: choose them from one of several parts: its number, from 0, and how many there are.
+            group: of those chosen take one of several random groups, numbered as parts are.
 
         Raises:
             ValueError: there are more parts than samples.
@@ -217,7 +219,8 @@ class Dataset:
             )
         if parts > 1:
             indices = dealt(indices, number, parts)
-        return list(Batches(self.fetch, subset(indices, samples), batch_size))
+        chosen = dealt(subset(indices, samples), *group)
+        return list(Batches(self.fetch, chosen, batch_size))
 
     def describe(self) -> str:
         """One line for the log: name, shapes, classes and sizes of the splits."""

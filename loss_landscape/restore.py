@@ -84,6 +84,21 @@ class Restored:
         """
         return self.data.fixed(split, batch_size, samples or None, part)
 
+    def groups(
+        self, split: str, samples: int | None, batch_size: int, count: int
+    ) -> list[list[Any]]:
+        """The samples of ``batches`` dealt out at random to ``count`` groups, of each its batches.
+
+        A user's loader whose batches are taken as they are gives each as a group.
+        """
+        chosen = samples or None
+        if isinstance(self.data, OwnBatches) and self.data.keeps_batches(split, chosen):
+            return [[batch] for batch in self.batches(split, samples, batch_size)]
+        return [
+            self.data.fixed(split, batch_size, chosen, group=(number, count))
+            for number in range(count)
+        ]
+
     @property
     def digests(self) -> dict[str, str]:
         """Of a user's own data, as far as they are loaded: nothing else says what they were."""

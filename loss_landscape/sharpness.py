@@ -58,6 +58,8 @@ from utilities.ranks import refuse_several
 from utilities.tables import table
 
 M = 128  # samples a subset, as Andriushchenko et al. 2023
+GROUPS = 16  # of samples, whose spread is an eigenvalue's error; each of so many or more:
+SMALLEST_GROUP = 4
 WORST_RHO = {"linf": 0.002, "l2": 0.5}  # of adaptive ones in their scripts
 UNRECORDED = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "measures")
 
@@ -79,7 +81,7 @@ class Measurement:
     """
 
     def __init__(self, restored: Restored, args: argparse.Namespace) -> None:
-        self.args, self.products = args, 0
+        self.args, self.restored, self.products = args, restored, 0
         model = restored.model
         forward = _normalised(restored) if args.normalise_logits else restored.forward
         self.batches = restored.batches(args.split, args.samples, args.batch_size)
@@ -146,12 +148,21 @@ class Measurement:
 
     @cached_property
     def quotients(self) -> np.ndarray:
-        """(subsets, 2), v'H_S v of the first and the last vector of ``pairs``."""
-        of_subsets = HessianOperator(
-            self.operator.model, self.operator.criterion, [s[0] for s in self.subsets], **self.how
-        )
+        """(groups, 2), v'H_S v of the first and the last vector of ``pairs`` on random groups S.
+
+        Neighbours in a data set are alike, such as beats of one patient, so that the subsets of m,
+        which are neighbours, would differ more than draws do.
+        """
+        args, restored, vectors = self.args, self.restored, self.pairs.vectors[[0, -1]]
+        samples = self.operator.samples
+        size = samples if args.bn == "batch" else args.batch_size
+        count = max(1, min(GROUPS, samples // SMALLEST_GROUP))
+        found = []
+        for batches in restored.groups(args.split, args.samples, size, count):
+            of_group = HessianOperator(restored.model, restored.loss, batches, **self.how)
+            found.append((vectors.double() * of_group.products(vectors).double()).sum(dim=1))
         self.products += 2
-        return of_subsets.quotients(self.pairs.vectors[[0, -1]]).numpy()
+        return torch.stack(found).cpu().numpy()
 
     @cached_property
     def probes(self) -> Probes:
@@ -319,11 +330,17 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             )
         for name in args.measures:
             if name in record["measures"]:
-                print(f"{path}: {name} is there already")
+                print(f"{path}: {name} is there already{lacking(record['measures'][name], name)}")
                 continue
             record["measures"][name] = at.take(name)
             write_sharpness(path, record)
     return path, record
+
+
+def lacking(found: dict[str, Any], name: str) -> str:
+    """What an older version didn't measure yet; "" if nothing."""
+    old = KINDS[name].error_of and not found["error_of"]
+    return ", without a standard error; --overwrite takes it anew" if old else ""
 
 
 def tables(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:

@@ -276,16 +276,15 @@ def sharpness_table(analysis: Analysis, data: str) -> str:
 
 def samples_note(results: Results, data: str) -> str:
     """What other samples would make of a minimum's lambda_max; "" where no run says it."""
-    shares = []
-    for run in results.runs:
-        value, error = (run.numbers.get(name) for name in (LAMBDA_MAX.name, OF_SAMPLES))
-        if run.data == data and value and error is not None:
-            shares.append(error / abs(value))
+    name = LAMBDA_MAX.name
+    measured = [r.numbers for r in results.runs if r.data == data and r.numbers.get(name)]
+    shares = [each[OF_SAMPLES] / abs(each[name]) for each in measured if OF_SAMPLES in each]
     if not shares:
         return ""
     return text(
-        f"Samples decide too: with another draw of as many, a minimum's {LAMBDA_MAX.text} would "
-        f"differ by a standard error of {np.median(shares):.0%} (median over {len(shares)} minima)."
+        f"{LAMBDA_MAX.text} has a standard error of {np.median(shares):.0%} over draws of as many "
+        f"samples (to first order; median over {len(shares)} of {len(measured)} minima); minima of "
+        "a pair share their samples."
     )
 
 

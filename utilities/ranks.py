@@ -60,7 +60,7 @@ def _join(backend: str) -> None:
     """
     import torch.distributed.nn.functional  # noqa: F401
 
-    atexit.register(gc.collect)
+    atexit.register(_leave)
     store, rank, world = next(distributed.rendezvous("env://"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
@@ -69,6 +69,13 @@ def _join(backend: str) -> None:
             print("note: --max_restarts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes")
     store = distributed.PrefixStore(f"restart {restarts}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
+def _leave() -> None:
+    """End the group, also of a training that was stopped, and the threads with it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    gc.collect()
 
 
 class Ranks:

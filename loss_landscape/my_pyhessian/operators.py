@@ -111,35 +111,16 @@ class CurvatureOperator:
         The forward pass and the first backward pass are made once for all of them, which saves a
         third of the time, and kept in memory until the batch's last product.
         """
-        sums = [torch.zeros_like(vector) for vector in vectors]
-        for index, number, product in self._of_batches(vectors, self.share):
-            sums[number] += self.weights[index] * product
-        return torch.stack(sums)
-
-    def quotients(self, vectors: Tensor) -> Tensor:
-        """The number v'Av for each batch's own matrix A and each row v of ``vectors`` (k, P).
-
-        Costs as much as ``products``.
-
-        Returns:
-            (batches, k), float64.
-        """
-        found = torch.zeros(len(self.batches), len(vectors), dtype=torch.float64)
-        for index, number, product in self._of_batches(vectors, range(len(self.batches))):
-            found[index, number] = float(vectors[number].double() @ product.double())
-        return found
-
-    def _of_batches(
-        self, vectors: Tensor, indices: Iterable[int]
-    ) -> Iterator[tuple[int, int, Tensor]]:
-        """Index of a batch, number of a row and the product (P,) of both."""
         with self.evaluating():
             rows = [self.split(vector.clone()) for vector in vectors]  # not of inference mode
-            for index in indices:
+            sums = [torch.zeros_like(vector) for vector in vectors]
+            for index in self.share:
                 product = self.batch_product(index)
                 for number, parts in enumerate(rows):
                     found = product(parts, number + 1 < len(rows))
-                    yield index, number, torch.cat([p.flatten().to(vectors) for p in found])
+                    flat = torch.cat([p.flatten().to(vectors) for p in found])
+                    sums[number] += self.weights[index] * flat
+        return torch.stack(sums)
 
     def plain_product(self, index: int) -> BatchProduct:
         """The reference: reverse over reverse, by the model and on the batches as they are."""

@@ -52,6 +52,7 @@ class OwnData:
         batch_size: int,
         samples: int | None = None,
         part: tuple[int, int] = WHOLE,
+        group: tuple[int, int] = WHOLE,
     ) -> list[Any]:
         """``split`` as batches on the CPU; see ``DatasetClass.batches.Dataset.fixed``.
 
@@ -62,14 +63,14 @@ class OwnData:
             ValueError: the loader fails, or has no such split or no samples to choose from.
         """
         batches = self.load(split, batch_size)
-        if not self.cuts(split, samples, part):
+        if not self.cuts(split, samples, part) and group == WHOLE:
             return batches
         counts = self._counts(batches)
         chosen, (number, parts) = torch.arange(sum(counts)), part
         if parts > len(chosen):
             raise ValueError(f"--data_split {parts}: there are {len(chosen)} samples; take fewer")
         chosen = dealt(chosen, number, parts) if parts > 1 else chosen
-        return regroup(batches, counts, subset(chosen, samples), batch_size)
+        return regroup(batches, counts, dealt(subset(chosen, samples), *group), batch_size)
 
     def cuts(self, split: str, samples: int | None, part: tuple[int, int]) -> bool:
         """Whether the loader's batches of a split, which is loaded, are cut into rows."""

@@ -169,15 +169,22 @@ class OwnBatches:
         batch_size: int,
         samples: int | None = None,
         part: tuple[int, int] = (0, 1),
+        group: tuple[int, int] = (0, 1),
     ) -> list[Any]:
         """See ``DatasetClass.batches.Dataset.fixed``.
 
         Raises:
             ValueError: there is no such split, or a batch gives no loss a sample.
         """
-        batches = self.source.fixed(split, batch_size, samples, part)
-        cut = isinstance(self.source, OwnData) and self.source.cuts(split, samples, part)
+        batches = self.source.fixed(split, batch_size, samples, part, group)
+        cut = isinstance(self.source, OwnData) and not self.keeps_batches(split, samples, part)
         return self.losses.checked(batches, cut)
+
+    def keeps_batches(
+        self, split: str, samples: int | None, part: tuple[int, int] = (0, 1)
+    ) -> bool:
+        """Whether the batches of a split, which is loaded, are a user's loader's own."""
+        return isinstance(self.source, OwnData) and not self.source.cuts(split, samples, part)
 
     @property
     def digests(self) -> dict[str, str]:

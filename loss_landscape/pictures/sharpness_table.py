@@ -88,9 +88,9 @@ def _cell(measure: Record | None) -> str:
     said = [str(measure.get("remark") or "")]
     if measure["standard_error"] is not None:
         said.append(f"standard error over {measure.get('error_of')}")
-    elif measure.get("bound") is not None:
+    if measure.get("bound") is not None:
         said.append("bound: the value is no further off than that")
-    elif measure["value"] is not None:
+    elif measure["value"] is not None and measure["standard_error"] is None:
         said.append("no standard error")
     title = html.escape("; ".join(filter(None, said)), quote=True)
     return f'<td title="{title}">{html.escape(value(measure).replace("+-", "±"))}</td>'

@@ -21,13 +21,12 @@ class Kind(NamedTuple):
 
 
 SUBSETS = "samples, by subsets of m"
+GROUPS = "samples, to first order"
 DRAWN = "mean of L_S(w + d) - L_S(w), d normal with deviation average_rho"
 WORST = "largest L_S(w + d) - L_S(w) found, |d"
 KINDS = {
-    "lambda_max": Kind("loss / w^2", SUBSETS, "largest eigenvalue of H"),
-    "lambda_max_over_lambda_5": Kind(
-        "1", SUBSETS, "largest eigenvalue of H over the fifth largest"
-    ),
+    "lambda_max": Kind("loss / w^2", GROUPS, "largest eigenvalue of H"),
+    "lambda_max_over_lambda_5": Kind("1", GROUPS, "largest eigenvalue of H over the fifth largest"),
     "trace": Kind("loss / w^2", "random vectors", "sum of H's eigenvalues"),
     "frobenius_norm": Kind(
         "loss / w^2", "random vectors", "root of the sum of H's squared eigenvalues"
@@ -51,9 +50,6 @@ def value(found: dict[str, Any]) -> str:
     """A measure's value with its error, or with its bound, for people."""
     if found["value"] is None:
         return "-"
-    error = found["standard_error"]
-    text = f"{found['value']:.4g}"
-    if error is None:
-        bound = found.get("bound")
-        return text if bound is None else f"{text} (within {bound:.1g})"
-    return f"{text} +- {error:.2g}"
+    error, bound = found["standard_error"], found.get("bound")
+    text = f"{found['value']:.4g}" + ("" if error is None else f" +- {error:.2g}")
+    return text if bound is None or bound < (error or 0) else f"{text} (within {bound:.1g})"

@@ -87,14 +87,15 @@ def lambda_max(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> Measur
 
     H has an eigenvalue within ``bound``, the residual |Hv - lambda v|; the value itself is never
     above the true one. Other samples have another H: to first order its eigenvalue is off by
-    v'(H_S - H)v (Kato 1995, chapter II, section 2), which gives the standard error over the subsets
-    S. Of few samples the largest eigenvalue is too large in the mean, too, as it is convex in H.
-    Costs 10 to 60 products, until the residual is small enough, and two for the standard error.
+    v'(H_S - H)v (Kato 1995, chapter II, section 2), which gives the standard error over groups S
+    of the samples. Of few samples the largest eigenvalue is too large in the mean, too, as it is
+    convex in H. Costs 10 to 60 products, until the residual is small enough, and two for the
+    standard error.
 
     Args:
         pairs: the largest first.
-        quotients: (subsets, 2), v'H_S v of the first and the fifth eigenvector; no standard error
-            without it.
+        quotients: (groups, 2), v'H_S v of the first and the fifth eigenvector, the samples dealt
+            out to the groups S at random; no standard error without it.
     """
     remark = "" if pairs.converged else "not converged; raise --max_steps"
     error = None if quotients is None else _standard_error(quotients[:, 0])

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import own_things
 import pytest
 import torch
@@ -69,6 +70,13 @@ def test_measures_are_added_and_not_taken_twice(
     text = file.read_bytes()
     done = measured(run_here, *flags, "--measures", "lambda_max")
     assert "lambda_max is there already" in done.stdout and file.read_bytes() == text
+    assert "--overwrite" not in done.stdout
+    before = json.loads(text)
+    before["measures"]["lambda_max"] |= {"standard_error": None, "error_of": ""}
+    file.write_text(json.dumps(before))
+    done = measured(run_here, *flags, "--measures", "lambda_max")
+    assert "already, without a standard error; --overwrite takes it anew" in done.stdout
+    file.write_bytes(text)
     done = measured(run_here, *flags, "--measures", "lambda_max", "--rho", 0.1, code=2)
     assert "holds another sharpness, which differs in --rho" in done.stderr
     assert file.read_bytes() == text
@@ -119,6 +127,40 @@ def test_a_users_own_model_is_measured(tmp_path: Path, run_here, monkeypatch) ->
     assert found["m_sharpness"]["value"] == pytest.approx(sum(rises) / 2, rel=1e-4)
     done = measured(run_here, *flags, "--samples", 0, "--m", 5, "--overwrite", code=2)
     assert "--m 5: no batch has as many samples" in done.stderr
+
+
+@pytest.mark.parametrize("samples", [0, 16])
+def test_errors_of_eigenvalues_are_over_random_groups(
+    samples: int, trained, data_dir, tmp_path: Path
+) -> None:
+    """Neighbours, such as beats of one patient, are alike, so no group is of neighbours."""
+    path = trained["mitbih"]
+    flags = ["--model_file", path, "--samples", samples, "--m", 4, "--data_dir", data_dir]
+    args = sharpness.parse_args([*map(str, flags), "--tol", "1e-6"])
+    restored = restore(argparse.Namespace(**{**vars(args), "model_file": path}))
+    at = sharpness.Measurement(restored, args)
+    whole = torch.cat([inputs for inputs, _ in at.batches])
+    count = min(sharpness.GROUPS, len(whole) // sharpness.SMALLEST_GROUP)
+    groups = restored.groups("train", samples, 3, count)
+    parts = [torch.cat([inputs for inputs, _ in group]) for group in groups]
+    assert max(len(inputs) for group in groups for inputs, _ in group) <= 3
+    places = [[int((whole == row).flatten(1).all(1).nonzero()) for row in part] for part in parts]
+    assert sorted(np.concatenate(places)) == list(range(len(whole)))
+    assert any(max(np.diff(sorted(place)), default=0) > 1 for place in places)
+    sizes = np.array([len(part) for part in parts]) / len(whole)
+    at.take("lambda_max")
+    assert at.quotients.shape == (count, 2)
+    assert sizes @ at.quotients == pytest.approx(at.pairs.values[[0, -1]], rel=1e-3)
+
+
+def test_a_loaders_own_batches_are_the_groups(tmp_path: Path, run_here, monkeypatch) -> None:
+    torch.save(own_things.perceptron().state_dict(), tmp_path / "own.pt")
+    own = ("--model_file", tmp_path / "own.pt", "--model", "own_things:perceptron")
+    flags = (*own, "--dataset", "own_things:pairs", "--out_dir", tmp_path, "--threads", 1)
+    monkeypatch.chdir(Path(own_things.__file__).parent)
+    measured(run_here, *flags, "--samples", 0, "--m", 8, "--measures", "lambda_max")
+    found = read_sharpness(tmp_path / "Eigenvalues" / "own_sharpness.json")["measures"]
+    assert found["lambda_max"]["standard_error"] > 0
 
 
 def test_normalised_logits_know_no_scale(trained, data_dir, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_the_table_of_runs_says_what_the_files_hold(carried_out) -> None:
     ]
     row = next(row for row in read if row["optimizer"] == "SAM" and row["lambda_max"])
     assert float(row["lambda_max"]) == sharp["lambda_max"]["value"]
+    assert float(row["sharpness_se:lambda_max"]) == sharp["lambda_max"]["standard_error"] > 0
     ratio = sharp["lambda_max_over_lambda_5"]["value"]
     np.testing.assert_allclose(float(row["lambda_5"]) * ratio, sharp["lambda_max"]["value"])
     assert [r["checkpoint"] for r in rows(read_study(table), out)] == [

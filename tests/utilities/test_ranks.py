@@ -58,7 +58,7 @@ def threads() -> list[str]:
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
 
 
-def reduce_and_end(rank: int, folder: str) -> None:
+def reduce_and_end(rank: int, folder: str, stopped: bool) -> None:
     """One of two processes that average gradients; it writes which threads see its end."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     os.environ["MASTER_PORT"] = Path(folder, "port").read_text()
@@ -68,16 +68,19 @@ def reduce_and_end(rank: int, folder: str) -> None:
     model.itself = [model]  # a cycle, which only the collector frees
     model(torch.ones(1, 2)).sum().backward()
     seen = [threads()]
+    if stopped:  # as by a signal, when nobody closes
+        sys.exit()
     ranks.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
-def test_no_thread_of_gloo_is_left_when_python_shuts_down(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_no_thread_of_gloo_is_left_when_python_shuts_down(tmp_path: Path, stopped: bool) -> None:
     """Such a thread now and then ends a process that has done its work with SIGABRT."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         (tmp_path / "port").write_text(str(free.getsockname()[1]))
-    multiprocessing.spawn(reduce_and_end, args=(str(tmp_path),), nprocs=2)
+    multiprocessing.spawn(reduce_and_end, args=(str(tmp_path), stopped), nprocs=2)
     for rank in (0, 1):
         before, at_end = json.loads((tmp_path / f"{rank}.json").read_text())
         assert any("gloo" in name for name in before)
