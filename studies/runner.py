@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Carry out a study as the command line says; exit with 1 if a run failed."""
     args = parse_args(argv)
     plan = make_plan(args.table, dict(args.set), args.out_dir, args.data_dir, args.threads)
-    jobs = [job for job in plan.jobs() if wanted(args, plan, job)]
+    jobs = wanted(args, plan)
     state = Progression(plan, jobs, KnownRuns(plan, args.known))
     if args.print:
         state.look()
@@ -260,10 +260,22 @@ def make_plan(
     return plan
 
 
-def wanted(args: argparse.Namespace, plan: Plan, job: Job) -> bool:
-    return args.stage in (None, job.stage) and (
-        args.only is None or args.only.search(plan.label(job)) is not None
-    )
+def wanted(args: argparse.Namespace, plan: Plan) -> list[Job]:
+    """The jobs of --stage whose name fits --only.
+
+    Raises:
+        ValueError: no name fits.
+    """
+    jobs = [job for job in plan.jobs() if args.stage in (None, job.stage)]
+    if args.only is None:
+        return jobs
+    chosen = [job for job in jobs if args.only.search(plan.label(job))]
+    if jobs and not chosen:
+        raise ValueError(
+            f"--only {args.only.pattern!r}: fits no name, such as {plan.label(jobs[-1])!r}; the "
+            "value that trials choose is in no run's"
+        )
+    return chosen
 
 
 def lines(state: Progression, jobs: Sequence[Job]) -> Iterator[str]:

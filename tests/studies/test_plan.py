@@ -143,6 +143,9 @@ def test_printed_lines_are_taken_by_their_scripts(tmp_path: Path, run_here) -> N
         runner.main, table, "--print", "--stage=runs", "--only=SAM, seed 2", "--out_dir", out
     )
     assert len(only.stdout.splitlines()) == 2
+    flags = ("--print", "--stage=runs", "--out_dir", out)
+    none = run_here(runner.main, table, *flags, "--only=SAM, rho 0.05, seed 2")
+    assert none.returncode == 2 and "fits no name, such as 'MUTAG, SAM, seed" in none.stderr
 
 
 # --- counts and choices ---------------------------------------------------------------------------
