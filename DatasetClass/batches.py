@@ -217,9 +217,7 @@ class Dataset:
             raise ValueError(
                 f"--data_split {parts}: the {split} split has {len(indices)} samples; take fewer"
             )
-        if parts > 1:
-            indices = dealt(indices, number, parts)
-        chosen = dealt(subset(indices, samples), *group)
+        chosen = dealt(subset(dealt(indices, number, parts), samples), *group)
         return list(Batches(self.fetch, chosen, batch_size))
 
     def describe(self) -> str:

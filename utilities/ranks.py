@@ -197,5 +197,5 @@ class Ranks:
 
     def close(self) -> None:
         """Leave the group."""
-        if self.world > 1 and distributed.is_initialized():
-            distributed.destroy_process_group()
+        if self.world > 1:
+            _leave()

@@ -69,8 +69,8 @@ class OwnData:
         chosen, (number, parts) = torch.arange(sum(counts)), part
         if parts > len(chosen):
             raise ValueError(f"--data_split {parts}: there are {len(chosen)} samples; take fewer")
-        chosen = dealt(chosen, number, parts) if parts > 1 else chosen
-        return regroup(batches, counts, dealt(subset(chosen, samples), *group), batch_size)
+        chosen = dealt(subset(dealt(chosen, number, parts), samples), *group)
+        return regroup(batches, counts, chosen, batch_size)
 
     def cuts(self, split: str, samples: int | None, part: tuple[int, int]) -> bool:
         """Whether the loader's batches of a split, which is loaded, are cut into rows."""
