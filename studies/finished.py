@@ -53,10 +53,8 @@ def result(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     if "test_acc" not in content["metrics"]:
         return None  # stopped before its end; --resume goes on
-    old = content["train_args"]
-    # "auto" is what the machine that trained made of it.
-    precision = old.get("precision") if args.precision == "auto" else args.precision
-    refuse_other(path, old, settings(args, str(precision)), "run", REMEDY, values=True)
+    old, ours = content["train_args"], settings(args, args.precision)
+    refuse_other(path, old, ours, "run", REMEDY, values=True)
     return content
 
 

@@ -208,7 +208,7 @@ class Plan:
         return self.out_dir / "logs" / f"{self.run_of(job).best.stem}{ending}.log"
 
     def check(self) -> None:
-        """See that every command line of the study can be read, and that no two share a file.
+        """See that each command line can be read and says all, and that no two share a file.
 
         Raises:
             ValueError: names the table and the job.
@@ -216,6 +216,12 @@ class Plan:
         names: dict[Path, Job] = {}
         for job in self._all_values():
             args = self.args(job)
+            if getattr(args, "precision", None) == "auto":
+                raise ValueError(
+                    f"{self.study.path}, {self.label(job)}: precision auto is bf16 on some "
+                    "machines and fp32 on others, whose results can't be compared; give the "
+                    'precision "fp32" or "bf16" among the flags'
+                )
             if job.kind != TRAINING:
                 continue
             other = names.setdefault(args.run.best, job)

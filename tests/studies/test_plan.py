@@ -108,6 +108,7 @@ def test_what_set_changes_goes_above_all_else(tmp_path: Path) -> None:
         ("epochs = 4,", 'epochs = "x",', "argument --epochs: 'x' is not a whole number"),
         ("tune = { learning_rate", "tune = { rho", "--rho 0.003 has no effect on ADAM"),
         ("probes = 1,", "probez = 1,", "spectrum: unrecognized arguments: --probez=1"),
+        ("epochs = 4,", 'epochs = 4, precision = "auto",', "ADAM.*precision auto is bf16 on some"),
         (
             "[optimizers.SAM]",
             '[optimizers."ADAM; twice the epochs"]\nflags = { optimizer = "ADAM" }\n'
