@@ -54,7 +54,7 @@ def surface_figure(surface: Surface, name: str, scale: Scale, text: str) -> go.F
             "yaxis": {"title": {"text": "direction y"}},
             "zaxis": _height_axis(scale, text),
             "aspectmode": "cube",
-            "camera": {"eye": {"x": 1.3, "y": -1.6, "z": 1.0}},
+            "camera": {"eye": {"x": 1.4, "y": -1.7, "z": 1.1}, "center": {"z": -0.12}},
         },
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=460,
