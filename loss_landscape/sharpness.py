@@ -147,8 +147,10 @@ class Measurement:
         return top_eigenpairs(self.matvec, start, 5, args.max_steps, args.tol, self.tick)
 
     @cached_property
-    def quotients(self) -> np.ndarray:
+    def quotients(self) -> tuple[np.ndarray, np.ndarray]:
         """(groups, 2), v'H_S v of the first and the last vector of ``pairs`` on random groups S.
+
+        And (groups,), the samples of each.
 
         Neighbours in a data set are alike, such as beats of one patient, so that the subsets of m,
         which are neighbours, would differ more than draws do.
@@ -157,12 +159,13 @@ class Measurement:
         samples = self.operator.samples
         size = samples if args.bn == "batch" else args.batch_size
         count = max(1, min(GROUPS, samples // SMALLEST_GROUP))
-        found = []
+        found, sizes = [], []
         for batches in restored.groups(args.split, args.samples, size, count):
             of_group = HessianOperator(restored.model, restored.loss, batches, **self.how)
             found.append((vectors.double() * of_group.products(vectors).double()).sum(dim=1))
+            sizes.append(of_group.samples)
         self.products += 2
-        return torch.stack(found).cpu().numpy()
+        return torch.stack(found).cpu().numpy(), np.array(sizes)
 
     @cached_property
     def probes(self) -> Probes:
@@ -181,8 +184,8 @@ class Measurement:
 
 
 TAKE: dict[str, Callable[[Measurement], Measured]] = {
-    "lambda_max": lambda at: lambda_max(at.pairs, at.quotients),
-    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs, at.quotients),
+    "lambda_max": lambda at: lambda_max(at.pairs, *at.quotients),
+    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs, *at.quotients),
     "trace": lambda at: trace(at.probes),
     "frobenius_norm": lambda at: frobenius_norm(at.probes),
     "epsilon_sharpness": lambda at: epsilon_sharpness(

@@ -82,7 +82,9 @@ def top_eigenpairs(
     return extreme_eigenvalues(matvec, start, count, max_products, tol, tick, select=largest)
 
 
-def lambda_max(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> Measured:
+def lambda_max(
+    pairs: Eigenpairs, quotients: np.ndarray | None = None, samples: np.ndarray | None = None
+) -> Measured:
     """The largest eigenvalue of H, in units of the loss over those of a weight squared.
 
     H has an eigenvalue within ``bound``, the residual |Hv - lambda v|; the value itself is never
@@ -96,14 +98,17 @@ def lambda_max(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> Measur
         pairs: the largest first.
         quotients: (groups, 2), v'H_S v of the first and the fifth eigenvector, the samples dealt
             out to the groups S at random; no standard error without it.
+        samples: (groups,), of each group; as many in each if not given.
     """
     remark = "" if pairs.converged else "not converged; raise --max_steps"
-    error = None if quotients is None else _standard_error(quotients[:, 0])
+    error = None if quotients is None else _standard_error(quotients[:, 0], samples)
     value, bound = float(pairs.values[0]), float(pairs.residuals[0])
     return Measured(value, error, bound, remark)
 
 
-def eigenvalue_ratio(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> Measured:
+def eigenvalue_ratio(
+    pairs: Eigenpairs, quotients: np.ndarray | None = None, samples: np.ndarray | None = None
+) -> Measured:
     """lambda_1 / lambda_5, a pure number (Foret et al. 2021, section 4.2, after Jastrzebski 2020).
 
     How far the largest eigenvalue stands out of the bulk. The ``bound`` follows from the residuals
@@ -112,7 +117,7 @@ def eigenvalue_ratio(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> 
 
     Args:
         pairs: the largest first.
-        quotients: see ``lambda_max``.
+        quotients, samples: see ``lambda_max``.
     """
     if len(pairs.values) < 5:
         return Measured(None, remark=f"{len(pairs.values)} weights have no fifth eigenvalue")
@@ -124,7 +129,8 @@ def eigenvalue_ratio(pairs: Eigenpairs, quotients: np.ndarray | None = None) -> 
     remark = "" if pairs.converged else "not converged; raise --max_steps"
     error = None
     if quotients is not None:
-        error = _standard_error(ratio * (quotients[:, 0] / first - quotients[:, -1] / fifth))
+        shifts = ratio * (quotients[:, 0] / first - quotients[:, -1] / fifth)
+        error = _standard_error(shifts, samples)
     return Measured(ratio, error, ratio * float(one / first + five / fifth), remark)
 
 
@@ -386,6 +392,14 @@ def _mean(rises: Sequence[float] | np.ndarray) -> Measured:
     return Measured(float(np.mean(rises)), _standard_error(np.asarray(rises)))
 
 
-def _standard_error(samples: np.ndarray) -> float | None:
-    """None for one sample."""
-    return standard_error(samples) if len(samples) > 1 else None
+def _standard_error(values: np.ndarray, samples: np.ndarray | None = None) -> float | None:
+    """Of the mean of ``values``, each itself one over so many samples; None for one value.
+
+    The fewer samples a value has, the more it is off, and the less it counts in the mean.
+    """
+    if len(values) < 2:
+        return None
+    if samples is None:
+        return standard_error(values)
+    shares = samples / samples.sum()
+    return math.sqrt(shares @ (values - shares @ values) ** 2 / (len(values) - 1))

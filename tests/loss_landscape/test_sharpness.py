@@ -147,10 +147,10 @@ def test_errors_of_eigenvalues_are_over_random_groups(
     places = [[int((whole == row).flatten(1).all(1).nonzero()) for row in part] for part in parts]
     assert sorted(np.concatenate(places)) == list(range(len(whole)))
     assert any(max(np.diff(sorted(place)), default=0) > 1 for place in places)
-    sizes = np.array([len(part) for part in parts]) / len(whole)
     at.take("lambda_max")
-    assert at.quotients.shape == (count, 2)
-    assert sizes @ at.quotients == pytest.approx(at.pairs.values[[0, -1]], rel=1e-3)
+    quotients, sizes = at.quotients
+    assert quotients.shape == (count, 2) and list(sizes) == list(map(len, parts))
+    assert sizes @ quotients / len(whole) == pytest.approx(at.pairs.values[[0, -1]], rel=1e-3)
 
 
 def test_a_loaders_own_batches_are_the_groups(tmp_path: Path, run_here, monkeypatch) -> None:
