@@ -89,7 +89,7 @@ def _cell(measure: Record | None) -> str:
     if measure["standard_error"] is not None:
         said.append(f"standard error over {measure.get('error_of')}")
     if measure.get("bound") is not None:
-        said.append("bound: the value is no further off than that")
+        said.append(f"bound: of these samples it is off by {measure['bound']:.1g} at most")
     elif measure["value"] is not None and measure["standard_error"] is None:
         said.append("no standard error")
     title = html.escape("; ".join(filter(None, said)), quote=True)

@@ -172,7 +172,8 @@ def test_sharpness_is_shown_with_errors_units_and_definitions(opened: browser.Br
         ["trace", "1.25 ± 0.25", "2.5 ± 0.25", "loss / w²", "sum of H's eigenvalues"],
     ]
     hover = opened.run(f"{cells}.map(c => c.title))")
-    assert hover[1][1] == f"'{EVIL[0]}'; bound: the value is no further off than that"
+    off = "bound: of these samples it is off by 0.5 at most"
+    assert hover[1][1] == f"'{EVIL[0]}'; {off}"
     assert hover[2][2] == "no fifth eigenvalue"
     assert hover[3][1] == f"standard error over {EVIL[1]}"
     caption = opened.run("document.querySelector('.sharpness caption').textContent")

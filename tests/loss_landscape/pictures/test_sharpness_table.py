@@ -104,3 +104,12 @@ def test_a_measure_that_one_checkpoint_lacks_has_an_empty_place() -> None:
     found = {"value": 1.0, "standard_error": None}
     records = [{"measures": measures, "arguments": {}} for measures in ({"trace": found}, {})]
     assert '<td title="not measured">-</td>' in sharpness_table(records, ["a", "b"])
+
+
+def test_an_error_over_samples_is_not_called_a_bound() -> None:
+    """The cell shows the larger of the two, and under the mouse each has its own number."""
+    found = {"value": 4.87, "standard_error": 4.8, "error_of": "samples", "bound": 0.004}
+    text = sharpness_table([{"measures": {"lambda_max": found}, "arguments": {}}], ["a"])
+    assert ">4.87 ± 4.8</td>" in text
+    said = "standard error over samples; bound: of these samples it is off by 0.004 at most"
+    assert f'title="{said}"' in text
