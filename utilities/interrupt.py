@@ -34,7 +34,7 @@ class Interruption:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self.number = 0
+        self.number, self.ranks = 0, ranks
         self.alone = ranks.world == 1
         self._before: dict[int, Any] = {}
 
@@ -50,6 +50,8 @@ class Interruption:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+        if isinstance(error, Interrupted):  # which all processes have agreed on
+            self.ranks.close()
         if self.number and not self.alone and isinstance(error, RuntimeError):
             # The others were sooner to leave, so meeting them failed: it was the signal, no error.
             signal.raise_signal(self.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -60,7 +61,7 @@ def _join(backend: str) -> None:
     """
     import torch.distributed.nn.functional  # noqa: F401
 
-    atexit.register(_leave)
+    atexit.register(_end_with_python, backend)
     store, rank, world = next(distributed.rendezvous("env://"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
@@ -71,8 +72,20 @@ def _join(backend: str) -> None:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
+def _end_with_python(backend: str) -> None:
+    """End gloo's group where nobody has, as after an error that was reported in a line.
+
+    To end a group is to wait for what it has begun, which the others, who know of no failure, may
+    never join (github.com/pytorch/torchtitan/pull/1342), and torchrun stops them only once this
+    process is gone. So the group stays after an exception that nobody caught, and with NCCL.
+    """
+    if backend == "gloo" and getattr(sys, "last_value", None) is None:
+        _leave()
+    gc.collect()
+
+
 def _leave() -> None:
-    """End the group, also of a training that was stopped, and the threads with it."""
+    """End the group, and the threads with it."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
     gc.collect()

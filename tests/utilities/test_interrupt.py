@@ -54,6 +54,18 @@ def test_handlers_are_restored_after_an_exception() -> None:
     assert handlers() == found
 
 
+def test_processes_that_stop_together_leave_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails alone must not wait for the others; what it leaves, Python's end sees to."""
+    closed: list[bool] = []
+    monkeypatch.setattr(ALONE, "close", lambda: closed.append(True))
+    with pytest.raises(ValueError, match="bad"), Interruption(ALONE):
+        raise ValueError("bad")
+    assert not closed
+    with pytest.raises(Interrupted), Interruption(ALONE):
+        raise Interrupted(signal.SIGTERM, "stopped")
+    assert closed
+
+
 def test_in_another_thread_nothing_changes() -> None:
     found, inside = handlers(), []
 

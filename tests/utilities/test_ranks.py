@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
+from utilities import ranks as module
+from utilities.files import ROOT
 from utilities.ranks import Ranks, launcher, rank_and_world
 
 
@@ -53,6 +56,12 @@ def test_a_device_that_cant_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch
         Ranks(torch.device("cuda"))
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
+
+
 def threads() -> list[str]:
     """Names of this process's threads, as Linux knows them."""
     return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
@@ -77,11 +86,55 @@ def reduce_and_end(rank: int, folder: str, stopped: bool) -> None:
 @pytest.mark.parametrize("stopped", [False, True])
 def test_no_thread_of_gloo_is_left_when_python_shuts_down(tmp_path: Path, stopped: bool) -> None:
     """Such a thread now and then ends a process that has done its work with SIGABRT."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    (tmp_path / "port").write_text(free_port())
     multiprocessing.spawn(reduce_and_end, args=(str(tmp_path), stopped), nprocs=2)
     for rank in (0, 1):
         before, at_end = json.loads((tmp_path / f"{rank}.json").read_text())
         assert any("gloo" in name for name in before)
         assert not any("gloo" in name for name in at_end)
+
+
+FAILING = """
+import sys, torch
+from utilities.ranks import Ranks
+ranks = Ranks(torch.device("cpu"))
+ranks.gather(0)
+if ranks.writer:
+    sys.stdin.read()
+else:
+    torch.distributed.all_reduce(torch.ones(1), async_op=True)
+    raise RuntimeError("out of memory, say")
+"""
+
+
+def test_a_failed_process_does_not_wait_for_the_others() -> None:
+    """Torchrun stops them only once it is gone; until then they may wait for it."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", FAILING],
+            env={**os.environ, **group, "RANK": rank, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]
+    try:
+        errors = both[1].communicate(timeout=60)[1]
+        assert both[1].returncode == 1 and b"out of memory, say" in errors
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_at_pythons_end_a_group_with_nccl_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To end it waits for kernels that the other processes may never join."""
+    ended: list[bool] = []
+    monkeypatch.setattr(module.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.distributed, "destroy_process_group", lambda: ended.append(True))
+    monkeypatch.setattr(sys, "last_value", None, raising=False)
+    module._end_with_python("cpu:gloo,cuda:nccl")
+    assert not ended
+    module._end_with_python("gloo")
+    assert ended
