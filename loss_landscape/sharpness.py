@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--overwrite",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="replace what was taken of another checkpoint or with other settings",
+        help="replace what was taken of another checkpoint or with other settings; of the same, "
+        "take --measures anew and keep the others",
     )
     add_run_flags(parser, seed=0)
     args = parser.parse_args(argv)
@@ -326,7 +328,7 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         record["arguments"] |= {"loss_name": restored.loss_name, **restored.digests}
         record |= {"samples": at.operator.samples, "parameters": len(at.absolute)}
         record |= {"m": at.m, "subsets": len(at.subsets), "bn": said(args)}
-        record["measures"] = {} if args.overwrite else known_measures(path, record)
+        record["measures"] = kept_measures(path, record, args)
         if at.left_out:
             print(
                 f"note: {at.left_out} of {at.operator.samples} samples are in no subset of {at.m}"
@@ -338,6 +340,20 @@ def measure(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
             record["measures"][name] = at.take(name)
             write_sharpness(path, record)
     return path, record
+
+
+def kept_measures(path: Path, record: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The file's measures that stay; with ``--overwrite`` those of these settings not asked for.
+
+    Raises:
+        ValueError: see ``known_measures``; not with ``--overwrite``.
+    """
+    if not args.overwrite:
+        return known_measures(path, record)
+    with suppress(ValueError):
+        known = known_measures(path, record)
+        return {name: found for name, found in known.items() if name not in args.measures}
+    return {}
 
 
 def lacking(found: dict[str, Any], name: str) -> str:

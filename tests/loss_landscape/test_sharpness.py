@@ -66,6 +66,7 @@ def test_measures_are_added_and_not_taken_twice(
     measured(run_here, *flags, "--measures", "lambda_max", "trace", "--overwrite")
     again = read_sharpness(file)["measures"]
     assert again["trace"]["value"] == first["trace"]["value"]  # whichever came before
+    assert again["m_sharpness"] == first["m_sharpness"]  # which was not asked for
     monkeypatch.setattr(sharpness, "top_eigenpairs", None)
     text = file.read_bytes()
     done = measured(run_here, *flags, "--measures", "lambda_max")
@@ -80,6 +81,9 @@ def test_measures_are_added_and_not_taken_twice(
     done = measured(run_here, *flags, "--measures", "lambda_max", "--rho", 0.1, code=2)
     assert "holds another sharpness, which differs in --rho" in done.stderr
     assert file.read_bytes() == text
+    other = (*flags, "--measures", "m_sharpness", "--rho", 0.1, "--overwrite")
+    measured(run_here, *other)
+    assert list(read_sharpness(file)["measures"]) == ["m_sharpness"]
     file.write_bytes(text[:-20])
     done = measured(run_here, *flags, code=2)
     assert "damaged" in done.stderr
