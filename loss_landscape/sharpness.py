@@ -158,8 +158,12 @@ class Measurement:
         """
         args, restored, vectors = self.args, self.restored, self.pairs.vectors[[0, -1]]
         samples = self.operator.samples
-        size = samples if args.bn == "batch" else args.batch_size
         count = max(1, min(GROUPS, samples // SMALLEST_GROUP))
+        # Batches are no larger than those that fit into memory, but for a last one of a single
+        # sample, which has no statistics.
+        size, each = args.batch_size, {samples // count, -(-samples // count)}
+        while any(n > size and n % size == 1 for n in each):
+            size += 1
         found, sizes = [], []
         for batches in restored.groups(args.split, args.samples, size, count):
             of_group = HessianOperator(restored.model, restored.loss, batches, **self.how)

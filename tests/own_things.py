@@ -30,6 +30,10 @@ def perceptron(width: int = 5, half: bool = False) -> nn.Module:
     return model.half() if half else model
 
 
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+
+
 def pairs(split: str = "train") -> Iterator[tuple[Tensor, Tensor]]:
     x, y = points(split)
     yield from zip(x.split(8), y.split(8), strict=True)

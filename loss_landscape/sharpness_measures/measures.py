@@ -112,12 +112,14 @@ def eigenvalue_ratio(
     """lambda_1 / lambda_5, a pure number (Foret et al. 2021, section 4.2, after Jastrzebski 2020).
 
     How far the largest eigenvalue stands out of the bulk. The ``bound`` follows from the residuals
-    of both, the standard error from what other samples do to both, to first order. No products
+    of both, the standard error from what other samples do to both, to first order: too large where
+    the fifth eigenvalue has neighbours, which to second order hold it in its place. No products
     beyond those of ``lambda_max``, whose Lanczos looks for five.
 
     Args:
         pairs: the largest first.
-        quotients, samples: see ``lambda_max``.
+        quotients: see ``lambda_max``.
+        samples: see there.
     """
     if len(pairs.values) < 5:
         return Measured(None, remark=f"{len(pairs.values)} weights have no fifth eigenvalue")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import own_things
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sharpness_cases import generator
+from torch import Tensor, nn
 
 from loss_landscape import sharpness
 from loss_landscape.restore import restore
@@ -157,14 +159,43 @@ def test_errors_of_eigenvalues_are_over_random_groups(
     assert sizes @ quotients / len(whole) == pytest.approx(at.pairs.values[[0, -1]], rel=1e-3)
 
 
-def test_a_loaders_own_batches_are_the_groups(tmp_path: Path, run_here, monkeypatch) -> None:
-    torch.save(own_things.perceptron().state_dict(), tmp_path / "own.pt")
-    own = ("--model_file", tmp_path / "own.pt", "--model", "own_things:perceptron")
-    flags = (*own, "--dataset", "own_things:pairs", "--out_dir", tmp_path, "--threads", 1)
+def own_measurement(path: Path, loader: str, *flags: str) -> sharpness.Measurement:
+    """Of a model with batch norm, all samples of a loader."""
+    torch.save(own_things.normed().state_dict(), path)
+    own = ["--model", "own_things:normed", "--dataset", f"own_things:{loader}", "--samples", "0"]
+    args = sharpness.parse_args(["--model_file", str(path), *own, "--threads", "1", *flags])
+    return sharpness.Measurement(
+        restore(argparse.Namespace(**vars(args) | {"model_file": path})), args
+    )
+
+
+def test_a_loaders_own_batches_are_the_groups(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(Path(own_things.__file__).parent)
-    measured(run_here, *flags, "--samples", 0, "--m", 8, "--measures", "lambda_max")
-    found = read_sharpness(tmp_path / "Eigenvalues" / "own_sharpness.json")["measures"]
-    assert found["lambda_max"]["standard_error"] > 0
+    at = own_measurement(tmp_path / "own.pt", "pairs", "--m", "8")
+    assert at.take("lambda_max")["standard_error"] > 0
+    assert list(at.quotients[1]) == [8, 8, 6]
+
+
+@pytest.mark.parametrize(("size", "largest"), [(2, 3), (4, 4), (5, 6)])
+def test_groups_have_no_larger_batches_and_none_of_one_sample(
+    size: int, largest: int, tmp_path: Path, monkeypatch
+) -> None:
+    """Two groups of eleven samples, of which batches of two or five would leave one."""
+    monkeypatch.chdir(Path(own_things.__file__).parent)
+    monkeypatch.setattr(sharpness, "GROUPS", 2)
+    flags = ("--batch_size", str(size), "--bn", "batch", "--m", "11")
+    at = own_measurement(tmp_path / "own.pt", "arrays", *flags)
+    at.take("lambda_max")
+    del at.quotients  # to make them again, and be told of the batches
+    seen: list[int] = []
+
+    def forward(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        seen.append(len(batch[0]))
+        return model(batch[0]), batch[1]
+
+    at.how["forward"] = forward
+    assert list(at.quotients[1]) == [11, 11]
+    assert min(seen) >= 2 and max(seen) == largest
 
 
 def test_normalised_logits_know_no_scale(trained, data_dir, tmp_path: Path) -> None:
