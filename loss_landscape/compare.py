@@ -25,7 +25,7 @@ from rich.table import Table
 
 from loss_landscape.my_pyhessian import density_plot
 from loss_landscape.my_pyhessian.density_plot import draw_density
-from loss_landscape.my_pyhessian.spectrum_file import Spectrum, read_spectrum
+from loss_landscape.my_pyhessian.spectrum_file import Spectrum, lambda_max_error, read_spectrum
 from loss_landscape.own_model.model import is_own
 from loss_landscape.pictures import sharpness_table
 from loss_landscape.pictures.page import MOST_SCENES, page, page_path
@@ -65,7 +65,8 @@ from utilities.runs import Run, differing, run_settings
 METRICS = ("test_acc", "test_loss", "train_loss")
 CURVATURE = ("lambda_max", "trace", "trace_standard_error")
 COLUMNS = ("minimum", "test acc. (%)", "test loss", "running train loss", "lambda_max", "trace")
-CAPTION = "One run each: no error bars, so no verdict"
+CAPTION = "One run each: no error bars over runs, so no verdict"
+ERRORS = "+- of lambda_max: over samples; of trace: over random vectors"
 MOST_ABREAST = 4
 WIDTH = 38  # letters of a title beside which another's has room
 OWN_DIRECTIONS = {  # of --directions
@@ -245,6 +246,13 @@ def headline(minima: Sequence[Minimum]) -> str:
     return text + (" and spectra of the Hessian" if minima[0].spectrum else "")
 
 
+def caption(minima: Sequence[Minimum]) -> str:
+    """What stands over a table of one run each."""
+    spectra = [m.spectrum for m in minima if m.spectrum is not None]
+    known = any(lambda_max_error(spectrum.record) is not None for spectrum in spectra)
+    return f"{CAPTION}. {ERRORS}" if known else CAPTION
+
+
 def rows(minima: Sequence[Minimum]) -> list[list[str]]:
     """Of each minimum its ``COLUMNS``, as text."""
     result = []
@@ -254,19 +262,18 @@ def rows(minima: Sequence[Minimum]) -> list[list[str]]:
         digits = zip(METRICS, (2, 4, 4), strict=True)
         row += [f"{numbers[name]:.{n}f}" if name in numbers else "-" for name, n in digits]
         if minimum.spectrum is not None:
-            error = numbers["trace_standard_error"]
-            row += [
-                f"{numbers['lambda_max']:.4g}",
-                f"{numbers['trace']:.4g}" + ("" if math.isnan(error) else f" +- {error:.2g}"),
-            ]
+            errors = lambda_max_error(minimum.spectrum.record), numbers["trace_standard_error"]
+            for name, error in zip(("lambda_max", "trace"), errors, strict=True):
+                known = error is not None and not math.isnan(error)
+                row.append(f"{numbers[name]:.4g}" + (f" +- {error:.2g}" if known else ""))
         result.append(row)
     return result
 
 
 def table(minima: Sequence[Minimum]) -> Table:
-    """Test accuracy, losses, largest eigenvalue and trace (+- its standard error) of each."""
-    result = Table(title=CAPTION)
+    """Test accuracy, losses, largest eigenvalue and trace (+- standard errors) of each."""
     body = rows(minima)
+    result = Table(title=caption(minima))
     for i, name in enumerate(COLUMNS[: len(body[0])]):
         result.add_column(name, justify="right" if i else "left", no_wrap=bool(i))
     for row in body:
@@ -361,8 +368,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     written = [save_picture(figure, args.output)]
     if args.html:
         said = difference(repeated, [m.label for m in minima]) if repeated else ""
-        caption = f"{CAPTION}. {said}" if said else CAPTION
-        extra = (caption, along, measured)
+        text = caption(minima).replace("+-", "±")
+        extra = (f"{text}. {said}" if said else text, along, measured)
         written.append(write_page(minima, args.surf_name, scale, args.html, *extra))
     # A pipe has no width: without one rich would cut the table to 80 columns.
     console = Console()
@@ -376,7 +383,7 @@ def write_page(
     name: str,
     scale: Scale,
     path: Path,
-    caption: str = CAPTION,
+    said: str = CAPTION,
     along: Sequence[dict[int, Row]] = (),
     measured: Sequence[dict[str, Any]] = (),
 ) -> Path:
@@ -390,7 +397,7 @@ def write_page(
         list(zip(labels, surfaces, strict=True)),
         spectra_figure(spectra, labels) if spectra else None,
         [list(COLUMNS[: len(body[0])]), *body],
-        caption,
+        said,
         layers_figure(spectra, labels) if spectra else None,
         along_figure(along, apart(labels)) if along else None,
         sharpness_table.sharpness_table(measured, labels) if measured else "",

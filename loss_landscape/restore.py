@@ -8,7 +8,7 @@ is no pair (inputs, targets).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,20 +84,23 @@ class Restored:
         """
         return self.data.fixed(split, batch_size, samples or None, part)
 
+    def keeps_batches(self, split: str, samples: int | None) -> bool:
+        """Whether ``batches``, once they are loaded, are those that a user's loader gives."""
+        return isinstance(self.data, OwnBatches) and self.data.keeps_batches(split, samples or None)
+
     def groups(
         self, split: str, samples: int | None, batch_size: int, count: int
-    ) -> list[list[Any]]:
+    ) -> Iterator[list[Any]]:
         """The samples of ``batches`` dealt out at random to ``count`` groups, of each its batches.
 
         A user's loader whose batches are taken as they are gives each as a group.
         """
-        chosen = samples or None
-        if isinstance(self.data, OwnBatches) and self.data.keeps_batches(split, chosen):
-            return [[batch] for batch in self.batches(split, samples, batch_size)]
-        return [
-            self.data.fixed(split, batch_size, chosen, group=(number, count))
-            for number in range(count)
-        ]
+        if self.keeps_batches(split, samples):
+            yield from ([batch] for batch in self.batches(split, samples, batch_size))
+        else:
+            for number in range(count):
+                group = (number, count)
+                yield self.data.fixed(split, batch_size, samples or None, group=group)
 
     @property
     def digests(self) -> dict[str, str]:

@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from loss_landscape.forward_pass.batch_norm import add_bn_flag, asked_statistics
 from loss_landscape.my_pyhessian.batches import Forward
 from loss_landscape.my_pyhessian.lanczos import Eigenpairs
 from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.my_pyhessian.sample_error import Quotients, sample_groups
 from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.own_model.loss_functions import logits_of
 from loss_landscape.restore import Restored, add_restore_flags, restore
@@ -59,8 +59,6 @@ from utilities.ranks import refuse_several
 from utilities.tables import table
 
 M = 128  # samples a subset, as Andriushchenko et al. 2023
-GROUPS = 16  # of samples, whose spread is an eigenvalue's error; each of so many or more:
-SMALLEST_GROUP = 4
 WORST_RHO = {"linf": 0.002, "l2": 0.5}  # of adaptive ones in their scripts
 UNRECORDED = ("model_file", "data_dir", "out_dir", "overwrite", "device", "threads", "measures")
 
@@ -148,29 +146,19 @@ class Measurement:
         return top_eigenpairs(self.matvec, start, 5, args.max_steps, args.tol, self.tick)
 
     @cached_property
-    def quotients(self) -> tuple[np.ndarray, np.ndarray]:
-        """(groups, 2), v'H_S v of the first and the last vector of ``pairs`` on random groups S.
-
-        And (groups,), the samples of each.
-
-        Neighbours in a data set are alike, such as beats of one patient, so that the subsets of m,
-        which are neighbours, would differ more than draws do.
-        """
-        args, restored, vectors = self.args, self.restored, self.pairs.vectors[[0, -1]]
-        samples = self.operator.samples
-        count = max(1, min(GROUPS, samples // SMALLEST_GROUP))
-        # Batches are no larger than those that fit into memory, but for a last one of a single
-        # sample, which has no statistics.
-        size, each = args.batch_size, {samples // count, -(-samples // count)}
-        while any(n > size and n % size == 1 for n in each):
-            size += 1
-        found, sizes = [], []
-        for batches in restored.groups(args.split, args.samples, size, count):
-            of_group = HessianOperator(restored.model, restored.loss, batches, **self.how)
-            found.append((vectors.double() * of_group.products(vectors).double()).sum(dim=1))
-            sizes.append(of_group.samples)
-        self.products += 2
-        return torch.stack(found).cpu().numpy(), np.array(sizes)
+    def quotients(self) -> Quotients:
+        """Of the first and the last vector of ``pairs``."""
+        groups = sample_groups(
+            self.restored,
+            self.args,
+            self.operator,
+            lambda batches, _: HessianOperator(
+                self.restored.model, self.restored.loss, batches, **self.how
+            ),
+        )
+        found = groups.quotients(self.pairs.vectors[[0, -1]])
+        self.products += found.values.shape[1] if len(found.sizes) else 0
+        return found
 
     @cached_property
     def probes(self) -> Probes:
@@ -189,8 +177,8 @@ class Measurement:
 
 
 TAKE: dict[str, Callable[[Measurement], Measured]] = {
-    "lambda_max": lambda at: lambda_max(at.pairs, *at.quotients),
-    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs, *at.quotients),
+    "lambda_max": lambda at: lambda_max(at.pairs, at.quotients),
+    "lambda_max_over_lambda_5": lambda at: eigenvalue_ratio(at.pairs, at.quotients),
     "trace": lambda at: trace(at.probes),
     "frobenius_norm": lambda at: frobenius_norm(at.probes),
     "epsilon_sharpness": lambda at: epsilon_sharpness(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loss_landscape.my_pyhessian.spectrum_file import lambda_max_error
 from studies.finished import measure_file, read_measure, result
 from studies.known_runs import (
     SHARPNESS,
@@ -150,8 +151,10 @@ def measured(state: Progression, job: Job) -> Row:
 
 
 def _of_spectrum(record: dict[str, Any]) -> Row:
-    largest = sorted(record["eigenvalues"], reverse=True)
+    largest, error = sorted(record["eigenvalues"], reverse=True), lambda_max_error(record)
+    known = {} if error is None else {CURVATURE["lambda_max"][1]: error}
     return {
+        **known,
         "lambda_max": record["lambda_max"],
         "lambda_5": largest[4] if len(largest) > 4 else "",
         "trace": record["trace"],

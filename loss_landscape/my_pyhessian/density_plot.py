@@ -243,7 +243,7 @@ def get_esd_plot(eigenvalues: Any, weights: Any) -> Path:
 
 # --- the layers -----------------------------------------------------------------------------------
 def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[str]) -> None:
-    """Bars of each layer's largest eigenvalue (with its residual) and trace (standard error).
+    """Bars of each layer's largest eigenvalue and trace, with the errors of ``bars_of``.
 
     Raises:
         ValueError: a spectrum has no layers, or others than the first.
@@ -255,11 +255,7 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
             raise ValueError(f"{label}: has other layers than {labels[0]}; draw them apart")
     height = 0.8 / len(tables)
     panels = figure.subplots(1, 2, sharey=True)
-    measures = (
-        ("lambda_max", "residual", "largest eigenvalue of the layer's block (± residual)"),
-        ("trace", "trace_standard_error", "trace (± standard error)"),
-    )
-    for axes, (measure, error, text) in zip(panels, measures, strict=True):
+    for axes, (measure, error, text) in zip(panels, bars_of(tables), strict=True):
         for i, (table, label) in enumerate(zip(tables, labels, strict=True)):
             places = np.arange(len(names)) + (i - (len(tables) - 1) / 2) * height
             values = [row[measure] for row in table]
@@ -284,6 +280,20 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
     panels[0].set_ylabel("layer (its parameters)")
     panels[0].set_ylim(len(names) - 0.4, -0.6)  # the first layer on top
     _say_whose(figure, panels[0], normalised(spectra[0]).strip(), labels)
+
+
+def bars_of(tables: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[str, str, str]]:
+    """What is drawn of the layers' rows: a value, its error, and both in words.
+
+    Of an eigenvalue that is its standard error over samples, or the residual where a layer has
+    none, as in files of older versions.
+    """
+    every = all(row.get("standard_error") is not None for table in tables for row in table)
+    error, said = ("standard_error", "standard error over samples") if every else ("residual",) * 2
+    return [
+        ("lambda_max", error, f"largest eigenvalue of the layer's block (± {said})"),
+        ("trace", "trace_standard_error", "trace (± standard error)"),
+    ]
 
 
 def _say_whose(figure: Figure, axes: Axes, heading: str, labels: Sequence[str]) -> None:

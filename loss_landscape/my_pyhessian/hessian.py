@@ -5,9 +5,11 @@ r"""Eigenvalues, trace and spectral density of the Hessian at a checkpoint.
         --samples 1000 --probes 3 --lanczos_steps 40
 
 writes ``Eigenvalues/<name>_<optimizer>_eigen.npy`` and ``_weight.npy`` (nodes and weights of the
-density, a row a probe) and ``<name>_<optimizer>.json`` (eigenvalues at both ends with residuals,
-trace with its standard error, products); ``density_plot.py`` draws them. A run that was stopped
-goes on when its command line is given again. From Python, with PyHessian's interface:
+density, a row a probe) and ``<name>_<optimizer>.json`` (eigenvalues at both ends with residuals
+and standard errors over samples, trace with its standard error, products); ``density_plot.py``
+draws them. A run that was stopped goes on when its command line is given again. The standard
+errors take a product more for each eigenvalue (``sample_error.py``); of the whole split they are
+those of one draw of it. From Python, with PyHessian's interface:
 
     from loss_landscape.my_pyhessian.hessian import hessian
     values, vectors = hessian(model, criterion, data=batch).eigenvalues(top_n=5)
@@ -23,6 +25,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ from loss_landscape.my_pyhessian.operators import (
 )
 from loss_landscape.my_pyhessian.probes import Operators, products_ahead
 from loss_landscape.my_pyhessian.products import FEWEST, choose
+from loss_landscape.my_pyhessian.sample_error import SampleGroups, sample_groups
 from loss_landscape.my_pyhessian.shared_products import SharedProducts
 from loss_landscape.my_pyhessian.spectrum_file import (
     Spectrum,
@@ -328,6 +332,7 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
     operators, sources = operators_of(restored, batches, args)
     operator = operators(None)
     shared = SharedProducts(operator, ranks)
+    groups = shared.with_groups(groups_of(restored, operators, args))
     if not ranks.writer:
         shared.serve()
         return paths[-1]
@@ -343,7 +348,8 @@ def _spectrum(args: argparse.Namespace, ranks: Ranks) -> Path:
             args.way = record["products_by"] = _way(operator, args, unfinished)
             shared.go(args.way)
         with cluster(args.ray) if args.ray is not None else nullcontext() as ray:
-            nodes, weights = measure(operators, args, record, unfinished, (ray, sources))
+            work = (operators, groups), args, record, unfinished, (ray, sources)
+            nodes, weights = measure(*work)
         paths = write_spectrum(stem, Spectrum(nodes, weights, record))
         unfinished.remove()
     print("\n".join(summary(record)))
@@ -392,15 +398,23 @@ def operators_of(
     return operators, {"checkpoint_sha256": sha256, **restored.settings}
 
 
+def groups_of(restored: Restored, operators: Operators, args: argparse.Namespace) -> SampleGroups:
+    """The groups of samples whose spread is the eigenvalues' standard error, and their matrices."""
+    whole, kind = operators(None), MATRICES[args.matrix]
+
+    def operator_of(batches: list[Any], layers: Sequence[str] | None) -> CurvatureOperator:
+        how: dict[str, Any] = {"layers": layers or args.layers, "statistics": whole.statistics}
+        converted = _in_type(batches, args)
+        return kind(whole.model, restored.loss, converted, restored.forward, **how)
+
+    return sample_groups(restored, args, whole, operator_of)
+
+
 def _operator(
     restored: Restored, batches: list[Any], args: argparse.Namespace
 ) -> CurvatureOperator:
-    dtype = getattr(torch, args.dtype)
-
-    def convert(batches: Any) -> Any:
-        return tree_map(lambda leaf: leaf.to(dtype) if _floating(leaf) else leaf, batches)
-
-    model, converted = restored.model.to(dtype), convert(batches)
+    model, converted = restored.model.to(getattr(torch, args.dtype)), _in_type(batches, args)
+    convert = partial(_in_type, args=args)
     statistics = asked_statistics(args, restored, converted, convert)
     kind = MATRICES[args.matrix]
     how: dict[str, Any] = {"layers": args.layers, "statistics": statistics}
@@ -413,8 +427,14 @@ def _operator(
     return operator
 
 
-def _floating(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+def _in_type(batches: Any, args: argparse.Namespace) -> Any:
+    """Batches whose floating tensors are of ``--dtype``."""
+    dtype = getattr(torch, args.dtype)
+
+    def convert(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return tree_map(convert, batches)
 
 
 if __name__ == "__main__":

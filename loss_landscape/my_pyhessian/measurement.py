@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from loss_landscape.my_pyhessian.probes import (
     products_ahead,
 )
 from loss_landscape.my_pyhessian.probes_on_ray import on_ray, source
-from loss_landscape.my_pyhessian.unfinished import Unfinished
+from loss_landscape.my_pyhessian.sample_error import SampleGroups
+from loss_landscape.my_pyhessian.spectrum_file import lambda_max_error
+from loss_landscape.my_pyhessian.unfinished import Piece, Unfinished
 from utilities.progress import Progress
 
 
 def measure(
-    operators: Operators,
+    matrices: tuple[Operators, SampleGroups],
     args: argparse.Namespace,
     record: dict[str, Any],
     unfinished: Unfinished,
@@ -32,22 +35,23 @@ def measure(
     """Fill ``record``; return the density's nodes and weights.
 
     Args:
-        operators: of the whole matrix and its blocks.
+        matrices: the whole matrix and its blocks, and those of groups of the samples.
         args: of hessian.py.
         record: of the spectrum.
         unfinished: the pieces that are there already.
         shared: the module ``ray``, connected, or None for this process alone; and which checkpoint,
             data and loss the matrix is of.
     """
-    operator, (ray, sources) = operators(None), shared
+    (operators, groups), (ray, sources) = matrices, shared
+    operator = operators(None)
     names = layer_names(operator) if args.per_layer else {}
     with Progress("Hessian products", at_most=True) as progress:
         if "eigenvalues" not in unfinished.pieces:
-            progress.total = products_ahead(args)
-            unfinished.add("eigenvalues", eigenvalues(operator, args, progress))
+            progress.total = products_ahead(args) + args.top_n + args.bottom_n
+            unfinished.add("eigenvalues", eigenvalues(operator, args, progress, groups))
         piece = unfinished.pieces["eigenvalues"]
         known = known_of(piece, operator.flat)
-        work = Work(operators, args, known, list(names.values()), progress.update)
+        work = Work(operators, args, known, list(names.values()), groups, progress.update)
         handout = here(work)
         if ray is not None:
             handout = on_ray(ray, args, work, source(sources, operator), progress.update)
@@ -61,6 +65,7 @@ def measure(
     record |= {
         "eigenvalues": values.tolist(),
         "residuals": piece["residuals"].tolist(),
+        **standard_errors(piece, groups),
         "ends": ["top"] * args.top_n + ["bottom"] * args.bottom_n,
         "converged": bool(piece["converged"]),
         "lambda_max": max(float(values.max()), float(nodes.max())),
@@ -68,7 +73,8 @@ def measure(
         "known": len(piece["values"]),
         "products": {
             "eigenvalues": int(piece["products"]),
-            "deflation": int(piece.get("deflation", 0)),  # older pieces have none
+            "standard_errors": int(piece.get("quotients", 0)),
+            "deflation": int(piece.get("deflation", 0)),  # older pieces have none of both
             "density": density.pop("products"),
             "trace": trace.pop("products"),
             "layers": sum(row["products"] for row in layers),
@@ -82,6 +88,19 @@ def measure(
     return nodes, weights
 
 
+def standard_errors(piece: Piece, groups: SampleGroups) -> dict[str, Any]:
+    """Those over samples, as the record keeps them: null, with the reason, where there are none."""
+    errors = piece.get("standard_errors", np.full(len(piece["eigenvalues"]), math.nan)).tolist()
+    lack = groups.lack
+    if "standard_errors" not in piece:
+        lack = "an older version found the eigenvalues; the same command line again takes all anew"
+    return {
+        "standard_errors": [None if math.isnan(error) else error for error in errors],
+        "standard_errors_of": "" if lack else groups.said,
+        "standard_errors_lack": lack,
+    }
+
+
 def summary(record: dict[str, Any]) -> list[str]:
     """What was found, for people."""
     given = record["arguments"]
@@ -91,26 +110,39 @@ def summary(record: dict[str, Any]) -> list[str]:
     lines = [
         f"{given['matrix']} over {part} {record['samples']:,} samples of {given['split']}, "
         f"{record['parameters']:,} parameters{block}",
-        f"{'eigenvalue':>12} {'residual':>10}  end",
+        f"{'eigenvalue':>12} {'+-':>8} {'residual':>9}  end",
     ]
-    pairs = zip(record["eigenvalues"], record["residuals"], record["ends"], strict=True)
-    lines += [f"{value:>12.5g} {residual:>10.2g}  {end}" for value, residual, end in pairs]
+    columns = ("eigenvalues", "standard_errors", "residuals", "ends")
+    for value, error, residual, end in zip(*(record[name] for name in columns), strict=True):
+        lines.append(f"{value:>12.5g} {_error(error)} {residual:>9.2g}  {end}")
     if record["per_layer"]:
-        lines.append(f"{'lambda_max':>12} {'residual':>10} {'trace':>12} {'error':>10}  layer")
+        header = f"{'lambda_max':>12} {'+-':>8} {'residual':>9} {'trace':>12} {'+-':>8}  layer"
+        lines.append(header)
     for row in record["per_layer"]:
         lines.append(
-            f"{row['lambda_max']:>12.5g} {row['residual']:>10.2g} {row['trace']:>12.5g} "
-            f"{row['trace_standard_error']:>10.2g}  {row['layer']} ({row['parameters']:,})"
+            f"{row['lambda_max']:>12.5g} {_error(row.get('standard_error'))} "
+            f"{row['residual']:>9.2g} {row['trace']:>12.5g} "
+            f"{_error(row['trace_standard_error'])}  {row['layer']} ({row['parameters']:,})"
         )
+    of, lack = record["standard_errors_of"], record["standard_errors_lack"]
+    lines += [f"+- of eigenvalues: standard error over {of}"] if of else []
+    lines += [f"no standard error over samples: {lack}"] if lack else []
     made = {name: number for name, number in record["products"].items() if number}
+    error = lambda_max_error(record)
+    known = "" if error is None else f" +- {error:.2g}"
     return [
         *lines,
-        f"lambda_max {record['lambda_max']:.4g}, trace {record['trace']:.4g} "
-        f"+- {record['trace_standard_error']:.2g} (standard error of {len(record['trace_samples'])}"
-        f" samples), stopped {record['trace_stopped']}",
+        f"lambda_max {record['lambda_max']:.4g}{known}, trace {record['trace']:.4g} "
+        f"+- {record['trace_standard_error']:.2g} (standard error over "
+        f"{len(record['trace_samples'])} random vectors), stopped {record['trace_stopped']}",
         f"density: error over {record['density_probes']} probes "
         f"{100 * record['density_error']:.2g} % of the eigenvalues' mean magnitude, stopped "
         f"{record['density_stopped']}",
         f"{sum(made.values()):,} products: "
         + ", ".join(f"{number:,} for {name}" for name, number in made.items()),
     ]
+
+
+def _error(error: float | None) -> str:
+    """A standard error in its column; "-" where there is none."""
+    return f"{'-':>8}" if error is None or math.isnan(error) else f"{error:>8.2g}"

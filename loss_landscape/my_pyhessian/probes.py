@@ -21,6 +21,7 @@ from torch import Tensor
 from loss_landscape.my_pyhessian import stochastic
 from loss_landscape.my_pyhessian.lanczos import Ends, Tick, extreme_eigenvalues, no_tick
 from loss_landscape.my_pyhessian.operators import CurvatureOperator
+from loss_landscape.my_pyhessian.sample_error import SampleGroups
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
 from loss_landscape.my_pyhessian.stochastic import Known, direction
 from loss_landscape.my_pyhessian.unfinished import Piece, Unfinished
@@ -43,6 +44,7 @@ class Work:
         args: of hessian.py.
         known: by the eigenvalue run.
         layers: names of each layer's parameters.
+        groups: of the samples, for the standard errors of layers; these have none without.
         tick: called after each product.
     """
 
@@ -52,10 +54,11 @@ class Work:
         args: argparse.Namespace,
         known: Known,
         layers: Sequence[Sequence[str]],
+        groups: SampleGroups | None = None,
         tick: Tick = no_tick,
     ) -> None:
         self.operators, self.args, self.known = operators, args, known
-        self.layers, self.tick = layers, tick
+        self.layers, self.groups, self.tick = layers, groups, tick
         self.operator = operators(None)
 
     def __call__(self, kind: str, number: int) -> Piece:
@@ -85,6 +88,7 @@ class Work:
             operator, start, 1, args.max_steps, args.tol, self.tick, Ends(1, 0), copies=False,
             see_larger=True,
         )  # fmt: skip
+        error, made = errors_of(self.groups, pairs.vectors, self.layers[number])
         known, samples = Known.of(pairs), list[float]()
         for count in stochastic.rounds(FIRST_TRACE, args.trace_probes):
             while len(samples) < count:
@@ -97,15 +101,33 @@ class Work:
             "parameters": operator.flat.numel(),
             "lambda_max": pairs.values[0],
             "residual": pairs.residuals[0],
+            "standard_error": error[0],
             "trace": np.mean(samples),
             "trace_standard_error": stochastic.standard_error(samples),
             "trace_samples": len(samples),
-            "products": pairs.products + len(samples),
+            "products": pairs.products + made + len(samples),
         }
         return {name: np.array(value) for name, value in found.items()}
 
 
-def eigenvalues(operator: CurvatureOperator, args: argparse.Namespace, progress: Progress) -> Piece:
+def errors_of(
+    groups: SampleGroups | None, vectors: Tensor, layers: Sequence[str] | None = None
+) -> tuple[np.ndarray, int]:
+    """Standard errors over samples (k,) of the eigenvalues of ``vectors`` (k, P); products made.
+
+    NaN and no products where there is none.
+    """
+    if groups is None or groups.lack:
+        return np.full(len(vectors), math.nan), 0
+    return groups.quotients(vectors, layers).errors(), len(vectors)
+
+
+def eigenvalues(
+    operator: CurvatureOperator,
+    args: argparse.Namespace,
+    progress: Progress,
+    groups: SampleGroups | None = None,
+) -> Piece:
     """The piece with the eigenvalues, and with what is known beside them (``known_of``)."""
 
     def report(values: np.ndarray, residuals: np.ndarray) -> None:
@@ -118,6 +140,9 @@ def eigenvalues(operator: CurvatureOperator, args: argparse.Namespace, progress:
         seed=args.seed, report=report,
     )  # fmt: skip
     order = np.argsort(-pairs.values, kind="stable")
+    progress.note = "standard errors over samples"
+    errors, made = errors_of(groups, pairs.vectors[order.copy()])
+    progress.update(made)
     progress.note = "space for trace and density"
     pilots = [direction(operator.flat, (args.seed, PILOT, number)) for number in range(PILOTS)]
     deflation = stochastic.widen(pairs.space, pilots, args.trace_error, args.trace_probes)
@@ -125,6 +150,8 @@ def eigenvalues(operator: CurvatureOperator, args: argparse.Namespace, progress:
     return {
         "eigenvalues": pairs.values[order],
         "residuals": pairs.residuals[order],
+        "standard_errors": errors,
+        "quotients": np.array(made),
         "converged": np.array(pairs.converged),
         "products": np.array(pairs.products),
         "deflation": np.array(deflation),

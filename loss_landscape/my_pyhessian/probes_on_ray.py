@@ -82,12 +82,13 @@ def make_piece(sent: bytes, kind: str, number: int) -> tuple[Source, int, Piece]
 @lru_cache(maxsize=1)
 def _restored(sent: bytes) -> tuple[Work, Source]:
     # Not above: hessian.py imports this module.
-    from loss_landscape.my_pyhessian.hessian import operators_of
+    from loss_landscape.my_pyhessian.hessian import groups_of, operators_of
     from loss_landscape.restore import restore
 
     args, known, layers = pickle.loads(sent)
     restored = restore(args)
     batches = restored.batches(args.split, args.samples, args.batch_size)
     operators, sources = operators_of(restored, batches, args)
-    work = Work(operators, args, Known(**known), layers)
+    groups = groups_of(restored, operators, args)
+    work = Work(operators, args, Known(**known), layers, groups)
     return work, source(sources, work.operator)

@@ -7,10 +7,12 @@ first one draws, decides and writes, and no two processes can disagree on when t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.utils._pytree import tree_leaves
@@ -18,10 +20,29 @@ from torch.utils._pytree import tree_leaves
 from loss_landscape.directions import fingerprint
 from loss_landscape.my_pyhessian.operators import CurvatureOperator
 from loss_landscape.my_pyhessian.products import choose
+from loss_landscape.my_pyhessian.sample_error import Quotients, SampleGroups
 from utilities.ranks import Ranks
 
 T = TypeVar("T")
-END, WAY = 0, -1
+END, WAY, QUOTIENTS = 0, -1, -2
+Layers = Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class AskedGroups(SampleGroups):
+    """Groups whose quotients all processes make.
+
+    Attributes:
+        ask: vectors and layers -> those of all groups.
+    """
+
+    ask: Callable[[Tensor, Layers], Quotients]
+
+    def quotients(
+        self, vectors: Tensor, layers: Layers = None, part: tuple[int, int] = (0, 1)
+    ) -> Quotients:
+        """See ``SampleGroups.quotients``; of all groups, whatever ``part`` says."""
+        return self.ask(vectors, layers)
 
 
 class SharedProducts:
@@ -48,6 +69,7 @@ class SharedProducts:
         self.operator, self.ranks = operator, ranks
         operator.share = range(ranks.rank, count, ranks.world)
         self.own_part = operator.products
+        self.own_groups: SampleGroups | None = None
 
     @contextmanager
     def asked(self) -> Iterator[None]:
@@ -67,6 +89,13 @@ class SharedProducts:
             del self.operator.products  # type: ignore[method-assign]
             self._tell(END)
 
+    def with_groups(self, groups: SampleGroups) -> SampleGroups:
+        """Groups of the samples, of which each process takes its part within ``asked``."""
+        self.own_groups = groups
+        if self.ranks.world == 1:
+            return groups
+        return AskedGroups(groups.operators, groups.said, groups.lack, self._asked_quotients)
+
     def go(self, way: str) -> None:
         """Let all processes make their products the ``way`` that the first one has chosen."""
         if self.ranks.world > 1:
@@ -80,6 +109,8 @@ class SharedProducts:
         while (message := self._tell(END)) != END:
             if message == WAY:
                 self._follow("")
+            elif message == QUOTIENTS:
+                self._quotients(None, None)
             else:
                 self._together(flat.new_empty(message, flat.numel()))
 
@@ -115,6 +146,27 @@ class SharedProducts:
             return vectors
         self.ranks.sum([total])
         return total
+
+    def _asked_quotients(self, vectors: Tensor, layers: Layers) -> Quotients:
+        self._tell(QUOTIENTS)
+        found = self._quotients(vectors.contiguous(), layers)
+        assert found is not None  # else it has raised
+        return found
+
+    def _quotients(self, vectors: Tensor | None, layers: Layers) -> Quotients | None:
+        """Those of the first process's ``vectors``; it alone gives them and ``layers``."""
+        shape = () if vectors is None else tuple(vectors.shape)
+        layers, shape = self.ranks.from_writer(lambda: (layers, shape))
+        if vectors is None:
+            vectors = self.operator.flat.new_empty(shape)
+        distributed.broadcast(vectors, src=0)
+        groups, part, all_vectors = self.own_groups, (self.ranks.rank, self.ranks.world), vectors
+        assert groups is not None
+        own = self._everywhere(lambda: groups.quotients(all_vectors, layers, part))
+        if own is None:
+            return None
+        values, sizes = zip(*self.ranks.gather(own), strict=True)
+        return Quotients(np.concatenate(values), np.concatenate(sizes))
 
     def _everywhere(self, make: Callable[[], T]) -> T | None:
         """What ``make`` gives in each process, or None in the others if it fails in one.

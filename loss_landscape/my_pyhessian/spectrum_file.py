@@ -2,7 +2,9 @@
 
 The arrays, both (probes, k + Lanczos steps) float64, are nodes and weights of the spectral density,
 in each row first the k known eigenvalues (0 in files of older versions); the record holds
-eigenvalues, residuals, trace and standard errors, and what they were computed from.
+eigenvalues, residuals, trace and standard errors, and what they were computed from. The standard
+errors of the eigenvalues (``standard_errors``, null where there is none) are over samples, of what
+``standard_errors_of`` says, or ``standard_errors_lack`` says why not; older records have neither.
 All three are written and read here alone.
 """
 
@@ -99,6 +101,19 @@ def read_spectrum(stem: Path) -> Spectrum:
     return Spectrum(nodes, weights, record)
 
 
+def lambda_max_error(record: dict[str, Any]) -> float | None:
+    """The standard error over samples of ``lambda_max``; None where it isn't known.
+
+    It is known where the largest eigenvalue is the first of those that were looked for: a larger
+    Ritz value of the density's probes has another eigenvector.
+    """
+    errors = record.get("standard_errors") or [None]
+    if errors[0] is None:
+        return None
+    away = record["lambda_max"] - record["eigenvalues"][0]
+    return float(errors[0]) if away <= record["residuals"][0] else None
+
+
 def refuse_other_spectrum(stem: Path, record: dict[str, Any]) -> None:
     """Keep a spectrum of another checkpoint or with other settings from being replaced.
 
@@ -161,7 +176,24 @@ def _read_record(path: Path) -> dict[str, Any]:
     for key, number in numbers.items():
         if not isinstance(number, float | int) or not abs(number) <= sys.float_info.max:
             raise ValueError(f"{path}: {key} is {number!r}, no finite number; compute it again")
+    _check_errors(path, record)
     parameters = record.get("parameters", 1)
     if not isinstance(parameters, int) or parameters < 1:
         raise ValueError(f"{path}: {parameters!r} parameters; compute the spectrum again")
     return record
+
+
+def _check_errors(path: Path, record: dict[str, Any]) -> None:
+    """Standard errors, which older records have none of, are numbers beside their eigenvalues."""
+    if "standard_errors" not in record:
+        return
+    names = ("eigenvalues", "residuals", "standard_errors")
+    columns = [record[name] if isinstance(record.get(name), list) else [] for name in names]
+    numbers = [*columns[0], *columns[1], *(x for x in columns[2] if x is not None)]
+    if not columns[0] or len({len(column) for column in columns}) > 1:
+        raise ValueError(
+            f"{path}: as many standard_errors as eigenvalues are needed; compute again"
+        )
+    for number in numbers:
+        if not isinstance(number, float | int) or not abs(number) <= sys.float_info.max:
+            raise ValueError(f"{path}: {number!r} beside standard_errors; compute it again")

@@ -14,6 +14,7 @@ from plotly.subplots import make_subplots
 
 from loss_landscape.my_pyhessian.density_plot import (
     band_of,
+    bars_of,
     described,
     floor_of,
     grid_of,
@@ -219,13 +220,13 @@ def layers_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figu
     """Bars of the layers' largest eigenvalues and traces; None where not all spectra have them."""
     if not all(spectrum.record.get("per_layer") for spectrum in spectra):
         return None
-    titles = ("largest eigenvalue of the layer's block", "trace (± standard error)")
+    bars = bars_of([spectrum.record["per_layer"] for spectrum in spectra])
+    titles = [title for *_, title in bars]
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles)
     for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
         rows = spectrum.record["per_layer"]
         names = [html.escape(f"{row['layer']} ({row['parameters']:,})") for row in rows]
-        measures = (("lambda_max", "residual"), ("trace", "trace_standard_error"))
-        for column, (measure, error) in enumerate(measures, 1):
+        for column, (measure, error, _) in enumerate(bars, 1):
             figure.add_bar(
                 x=[row[measure] for row in rows],
                 y=names,

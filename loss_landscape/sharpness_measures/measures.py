@@ -32,6 +32,7 @@ from loss_landscape.my_pyhessian.lanczos import (
     no_tick,
     without_autocast,
 )
+from loss_landscape.my_pyhessian.sample_error import Quotients
 from loss_landscape.my_pyhessian.stochastic import outside, rademacher, standard_error
 from loss_landscape.sharpness_measures.nearby_loss import NearbyLoss
 
@@ -82,33 +83,26 @@ def top_eigenpairs(
     return extreme_eigenvalues(matvec, start, count, max_products, tol, tick, select=largest)
 
 
-def lambda_max(
-    pairs: Eigenpairs, quotients: np.ndarray | None = None, samples: np.ndarray | None = None
-) -> Measured:
+def lambda_max(pairs: Eigenpairs, quotients: Quotients | None = None) -> Measured:
     """The largest eigenvalue of H, in units of the loss over those of a weight squared.
 
     H has an eigenvalue within ``bound``, the residual |Hv - lambda v|; the value itself is never
-    above the true one. Other samples have another H: to first order its eigenvalue is off by
-    v'(H_S - H)v (Kato 1995, chapter II, section 2), which gives the standard error over groups S
-    of the samples. Of few samples the largest eigenvalue is too large in the mean, too, as it is
-    convex in H. Costs 10 to 60 products, until the residual is small enough, and two for the
-    standard error.
+    above the true one. Other samples have another H; the standard error is over them, to first
+    order (``my_pyhessian/sample_error.py``). Of few samples the largest eigenvalue is too large in
+    the mean, too, as it is convex in H. Costs 10 to 60 products, until the residual is small
+    enough, and two for the standard error.
 
     Args:
         pairs: the largest first.
-        quotients: (groups, 2), v'H_S v of the first and the fifth eigenvector, the samples dealt
-            out to the groups S at random; no standard error without it.
-        samples: (groups,), of each group; as many in each if not given.
+        quotients: of the first and the fifth eigenvector; no standard error without it.
     """
     remark = "" if pairs.converged else "not converged; raise --max_steps"
-    error = None if quotients is None else _standard_error(quotients[:, 0], samples)
+    error = None if quotients is None else _number(quotients.errors()[0])
     value, bound = float(pairs.values[0]), float(pairs.residuals[0])
     return Measured(value, error, bound, remark)
 
 
-def eigenvalue_ratio(
-    pairs: Eigenpairs, quotients: np.ndarray | None = None, samples: np.ndarray | None = None
-) -> Measured:
+def eigenvalue_ratio(pairs: Eigenpairs, quotients: Quotients | None = None) -> Measured:
     """lambda_1 / lambda_5, a pure number (Foret et al. 2021, section 4.2, after Jastrzebski 2020).
 
     How far the largest eigenvalue stands out of the bulk. The ``bound`` follows from the residuals
@@ -119,7 +113,6 @@ def eigenvalue_ratio(
     Args:
         pairs: the largest first.
         quotients: see ``lambda_max``.
-        samples: see there.
     """
     if len(pairs.values) < 5:
         return Measured(None, remark=f"{len(pairs.values)} weights have no fifth eigenvalue")
@@ -131,8 +124,8 @@ def eigenvalue_ratio(
     remark = "" if pairs.converged else "not converged; raise --max_steps"
     error = None
     if quotients is not None:
-        shifts = ratio * (quotients[:, 0] / first - quotients[:, -1] / fifth)
-        error = _standard_error(shifts, samples)
+        one_by_one = quotients.values[:, 0] / first - quotients.values[:, -1] / fifth
+        error = _number(ratio * quotients.errors(one_by_one))
     return Measured(ratio, error, ratio * float(one / first + five / fifth), remark)
 
 
@@ -394,14 +387,11 @@ def _mean(rises: Sequence[float] | np.ndarray) -> Measured:
     return Measured(float(np.mean(rises)), _standard_error(np.asarray(rises)))
 
 
-def _standard_error(values: np.ndarray, samples: np.ndarray | None = None) -> float | None:
-    """Of the mean of ``values``, each itself one over so many samples; None for one value.
+def _standard_error(samples: np.ndarray) -> float | None:
+    """None for one sample."""
+    return _number(standard_error(samples))
 
-    The fewer samples a value has, the more it is off, and the less it counts in the mean.
-    """
-    if len(values) < 2:
-        return None
-    if samples is None:
-        return standard_error(values)
-    shares = samples / samples.sum()
-    return math.sqrt(shares @ (values - shares @ values) ** 2 / (len(values) - 1))
+
+def _number(error: float | np.ndarray) -> float | None:
+    """None for NaN."""
+    return None if np.isnan(error) else float(error)

@@ -71,6 +71,18 @@ def test_what_is_no_number_in_a_file_is_refused(name: str, value, folder: Path) 
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_the_largest_eigenvalue_has_its_error_over_samples_where_it_is_known(folder: Path) -> None:
+    """Files of older versions have none, and nothing is said of it there."""
+    assert "over samples" not in compare.caption([read(folder)])
+    path = folder / "Eigenvalues" / "GCN_SAM.json"
+    record = json.loads(path.read_text())
+    assert compare.rows([read(folder)])[0][-2] == f"{record['lambda_max']:.4g}"
+    errors = [0.25, *[None] * (len(record["eigenvalues"]) - 1)]
+    path.write_text(json.dumps({**record, "standard_errors": errors}))
+    assert compare.rows([read(folder)])[0][-2] == f"{record['lambda_max']:.4g} +- 0.25"
+    assert compare.table([read(folder)]).title == f"{compare.CAPTION}. {compare.ERRORS}"
+
+
 @pytest.mark.parametrize("output", ["picture", "picture.npz", "to_plot"])
 def test_a_picture_without_a_pictures_name_is_refused_first(output, tmp_path, run_here) -> None:
     flags = ("--model_files", tmp_path / "none.pt", "--output", tmp_path / output)

@@ -143,6 +143,19 @@ def test_layers_and_densities_of_several_spectra_are_drawn(tmp_path: Path, capsy
         density_plot.draw_layers(Figure(), [bare], ["x"])
 
 
+def test_a_layers_bar_has_its_error_over_samples_where_all_have_one() -> None:
+    """Files of older versions have residuals alone, and then those stand for all."""
+    old, new = taken("SAM"), taken("SGD")
+    for row in new.record["per_layer"]:
+        row["standard_error"] = 0.3
+    for spectra, half, said in (([new], 0.3, "standard error"), ([old, new], 0.1, "residual")):
+        figure = Figure(layout="constrained")
+        density_plot.draw_layers(figure, spectra, ["x"] * len(spectra))
+        assert f"(± {said}" in figure.axes[0].get_xlabel()
+        ends = np.concatenate([c.get_segments() for c in figure.axes[0].collections])[..., 0]
+        np.testing.assert_allclose(np.ptp(ends, axis=1), 2 * half)
+
+
 def test_bars_of_most_layers_are_seen_beside_the_largest() -> None:
     """Kind: a layer a hundred times as sharp as the others, beside which their bars vanish."""
     for largest, scale in ((100.0, "asinh"), (5.0, "linear")):

@@ -226,6 +226,9 @@ def test_a_killed_spectrum_goes_on_to_the_same_bits(
     script.main(argv)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert b"merged" in contents(tmp_path / "whole")["GCN_SAM_TINY.json"]
+    record = json.loads(contents(tmp_path / "whole")["GCN_SAM_TINY.json"])
+    assert all(error > 0 for error in record["standard_errors"])
+    assert all(row["standard_error"] > 0 for row in record["per_layer"])
     assert not part.exists()
 
 
@@ -327,7 +330,7 @@ def test_one_sample_of_a_layers_trace_has_no_error_and_is_told(
     path = script.main([*flags_of(trained, data_dir, tmp_path), *few])
     row = json.loads(path.read_text())["per_layer"][0]
     assert row["trace_samples"] == 1 and row["trace_standard_error"] is None
-    assert f"nan  {row['layer']} (" in capsys.readouterr().out
+    assert f"{'-':>8}  {row['layer']} (" in capsys.readouterr().out
 
 
 def test_damaged_and_foreign_pieces_are_refused(trained, data_dir: Path, tmp_path: Path) -> None:

@@ -81,13 +81,18 @@ def flags(file: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_a_spectrum_of_two_processes_is_ones(trained: Path, tmp_path: Path, data_dir: Path) -> None:
-    record, nodes = spectrum(trained, tmp_path / "one", f"--data_dir={data_dir}")
+    """Standard errors too, for which each process takes its part of the groups of samples."""
+    more = [f"--data_dir={data_dir}", "--per_layer"]
+    record, nodes = spectrum(trained, tmp_path / "one", *more)
     out = tmp_path / "two"
-    processes.train(SCRIPT, flags(trained, out, f"--data_dir={data_dir}"), out)
+    processes.train(SCRIPT, flags(trained, out, *more), out)
     (path,) = out.glob("Eigenvalues/*.json")
     theirs = json.loads(path.read_text())
-    for name in ("eigenvalues", "trace", "lambda_min"):
+    for name in ("eigenvalues", "trace", "lambda_min", "standard_errors"):
         np.testing.assert_allclose(theirs[name], record[name], rtol=1e-10, atol=1e-10)
+    errors = [[row["standard_error"] for row in one["per_layer"]] for one in (theirs, record)]
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-6)
+    assert min(errors[0]) > 0
     found = np.load(str(path).replace(".json", "_eigen.npy"))
     np.testing.assert_allclose(found, nodes, rtol=0, atol=1e-10)
     assert theirs["samples"] == record["samples"]

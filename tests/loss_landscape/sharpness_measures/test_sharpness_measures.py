@@ -23,6 +23,7 @@ from sharpness_cases import (
 from torch import Tensor, nn
 
 from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.my_pyhessian.sample_error import quotients_of
 from loss_landscape.my_pyhessian.stochastic import rademacher
 from loss_landscape.sharpness_measures.measures import (
     Measured,
@@ -109,12 +110,8 @@ def test_errors_of_eigenvalues_are_the_spread_over_draws_of_samples(size: int) -
         inputs = torch.from_numpy(rows)
         pairs = pairs_of(regression(inputs), tol=1e-10)
         both = pairs.vectors[[0, -1]]
-        parts = inputs.split(size)
-        quotients = torch.stack([
-            (both * regression(part).products(both)).sum(dim=1) for part in parts
-        ]).numpy()  # fmt: skip
-        groups = quotients, np.array([len(part) for part in parts])
-        found = lambda_max(pairs, *groups), eigenvalue_ratio(pairs, *groups)
+        quotients = quotients_of(map(regression, inputs.split(size)), both)
+        found = lambda_max(pairs, quotients), eigenvalue_ratio(pairs, quotients)
         values.append([one.value for one in found])
         errors.append([one.standard_error for one in found])
     spread, said = np.std(values, axis=0), np.sqrt(np.square(errors).mean(axis=0))
