@@ -278,7 +278,12 @@ def _add_matrix_flags(group: Any) -> None:
 
 def _add_accuracy_flags(group: Any) -> None:
     for flags, kind, default, text in (
-        ("--top_n", positive_int, 5, "largest eigenvalues to find"),
+        (
+            "--top_n",
+            positive_int,
+            5,
+            "largest eigenvalues to find, with a product more for each error",
+        ),
         ("--bottom_n", non_negative_int, 1, "lowest eigenvalues to find"),
         ("--max_steps", positive_int, 160, "most products for the eigenvalues"),
         ("--tol", positive_float, 1e-3, "residual over the largest eigenvalue"),

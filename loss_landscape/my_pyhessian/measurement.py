@@ -139,7 +139,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         f"{100 * record['density_error']:.2g} % of the eigenvalues' mean magnitude, stopped "
         f"{record['density_stopped']}",
         f"{sum(made.values()):,} products: "
-        + ", ".join(f"{number:,} for {name}" for name, number in made.items()),
+        + ", ".join(f"{number:,} for {name.replace('_', ' ')}" for name, number in made.items()),
     ]
 
 

@@ -262,7 +262,7 @@ def draw(samples: int, seed: int) -> tuple[Tensor, Tensor]:
 def test_groups_of_batch_statistics_are_about_as_large_as_the_batches(
     samples: int, batch_size: int, count: int
 ) -> None:
-    """At most about --batch_size, which fits the memory, and at least 32 where they may be."""
+    """At most about --batch_size, which fits the memory, and at least 32 where that is no less."""
     args: Any = SimpleNamespace(bn="batch", batch_size=batch_size, split="train", samples=None)
     data: Any = SimpleNamespace(keeps_batches=lambda *_: False)
     whole: Any = SimpleNamespace(samples=samples)
