@@ -89,6 +89,8 @@ class Work:
             see_larger=True,
         )  # fmt: skip
         error, made = errors_of(self.groups, pairs.vectors, self.layers[number])
+        if made:
+            self.tick()
         known, samples = Known.of(pairs), list[float]()
         for count in stochastic.rounds(FIRST_TRACE, args.trace_probes):
             while len(samples) < count:
@@ -244,7 +246,7 @@ class Probes:
 
     def layers(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """A row a layer."""
-        self._expect(len(names) * (self.args.max_steps + self.args.trace_probes))
+        self._expect(len(names) * (self.args.max_steps + 1 + self.args.trace_probes))
         self.progress.note = "layers"
         found = self.collect("layer", len(names))
         rows = []
