@@ -133,14 +133,25 @@ def summary(record: dict[str, Any]) -> list[str]:
     return [
         *lines,
         f"lambda_max {record['lambda_max']:.4g}{known}, trace {record['trace']:.4g} "
-        f"+- {record['trace_standard_error']:.2g} (standard error over "
-        f"{len(record['trace_samples'])} random vectors), stopped {record['trace_stopped']}",
-        f"density: error over {record['density_probes']} probes "
-        f"{100 * record['density_error']:.2g} % of the eigenvalues' mean magnitude, stopped "
-        f"{record['density_stopped']}",
+        f"{_trace_error(record)}, stopped {record['trace_stopped']}",
+        f"density: {_density_error(record)}, stopped {record['density_stopped']}",
         f"{sum(made.values()):,} products: "
         + ", ".join(f"{number:,} for {name.replace('_', ' ')}" for name, number in made.items()),
     ]
+
+
+def _trace_error(record: dict[str, Any]) -> str:
+    count = len(record["trace_samples"])
+    if count == 1:
+        return "of one random vector, which tells no error"
+    return f"+- {record['trace_standard_error']:.2g} (standard error over {count} random vectors)"
+
+
+def _density_error(record: dict[str, Any]) -> str:
+    if record["density_probes"] == 1:
+        return "of one probe, which tells no error"
+    share = f"{100 * record['density_error']:.2g} % of the eigenvalues' mean magnitude"
+    return f"error over {record['density_probes']} probes {share}"
 
 
 def _error(error: float | None) -> str:

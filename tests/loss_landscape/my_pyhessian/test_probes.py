@@ -323,14 +323,17 @@ def test_each_layer_has_the_dense_blocks_values() -> None:
         assert abs(row["trace"] - float(block.trace())) <= 4 * row["trace_standard_error"] + 1e-9
 
 
-def test_one_sample_of_a_layers_trace_has_no_error_and_is_told(
+def test_one_probe_and_one_sample_have_no_error_and_are_told(
     trained, data_dir: Path, tmp_path: Path, capsys
 ) -> None:
     few = ["--per_layer", "--probes=1", "--trace_probes=1"]
     path = script.main([*flags_of(trained, data_dir, tmp_path), *few])
     row = json.loads(path.read_text())["per_layer"][0]
     assert row["trace_samples"] == 1 and row["trace_standard_error"] is None
-    assert f"{'-':>8}  {row['layer']} (" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{'-':>8}  {row['layer']} (" in said and "nan" not in said
+    assert "of one random vector, which tells no error, stopped at --trace_probes" in said
+    assert "density: of one probe, which tells no error, stopped at --probes" in said
 
 
 def test_damaged_and_foreign_pieces_are_refused(trained, data_dir: Path, tmp_path: Path) -> None:
