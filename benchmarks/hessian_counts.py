@@ -277,12 +277,7 @@ def ours(label: str, operator: HessianOperator, known: Reference, near: float) -
 
     def probe(settled: Known, matrix: Counted, steps: int) -> Tridiagonal:
         start = stochastic.direction(operator.flat, (0, DENSITY, next(numbers)))
-
-        def rest(v: Tensor) -> Tensor:
-            return stochastic.outside(settled.vectors, matrix(v))
-
-        t = lanczos(rest, stochastic.outside(settled.vectors, start), steps)
-        return Tridiagonal(t.diagonal, t.off_diagonal, settled.values, operator.flat.numel())
+        return beside(settled, matrix, start, steps)
 
     with contextlib.redirect_stdout(io.StringIO()):
         found = by_tolerance(operator, top, near)
@@ -294,6 +289,18 @@ def ours(label: str, operator: HessianOperator, known: Reference, near: float) -
     # A probe's first product gives a sample of the trace too, which isn't taken into account.
     density = probed(label, operator, known, partial(probe, widened)).and_before(trace)
     return found | {"trace": trace, "density": alone.and_before(found["top 5"]), "all": density}
+
+
+def beside(
+    settled: Known, matvec: Callable[[Tensor], Tensor], start: Tensor, steps: int
+) -> Tridiagonal:
+    """Lanczos' steps of a probe beside the eigenpairs that are known."""
+
+    def rest(v: Tensor) -> Tensor:
+        return stochastic.outside(settled.vectors, matvec(v))
+
+    t = lanczos(rest, stochastic.outside(settled.vectors, start), steps)
+    return Tridiagonal(t.diagonal, t.off_diagonal, settled.values, start.numel())
 
 
 class Substituted(peer_hessian):

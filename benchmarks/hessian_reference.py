@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from benchmarks.surface import Subject
 from loss_landscape.my_pyhessian import stochastic
-from loss_landscape.my_pyhessian.lanczos import Ends, extreme_eigenvalues
+from loss_landscape.my_pyhessian.lanczos import Eigenpairs, Ends, extreme_eigenvalues
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.products import choose
 from loss_landscape.my_pyhessian.spectral_density import distribution_error
@@ -86,16 +87,12 @@ def reference(label: str, subject: Subject, folder: Path) -> Reference:
 
 def _long_run(label: str, subject: Subject) -> Reference:
     probes, steps, most = LONG[label]
-    model = subject.restored.model.double()
-    operator = _operator(subject, tree_map(double, subject.batches))
-    draw = partial(direction, operator.flat)
-    ends = Ends(TOP, TOP)
-    pairs = extreme_eigenvalues(operator, draw((1, 0)), 2 * TOP, 400, 1e-5, select=ends)
+    operator, draw, pairs = in_float64(subject)
     known = Known.of(pairs)
     rows = [
         stochastic.probe(operator, known, draw((1, 1, number)), steps) for number in range(probes)
     ]
-    model.float()
+    subject.restored.model.float()
     operator = _operator(subject, subject.batches)
     known.vectors, known.basis = (x.to(operator.flat) for x in (known.vectors, known.basis))
     draw = partial(direction, operator.flat)
@@ -109,6 +106,18 @@ def _long_run(label: str, subject: Subject) -> Reference:
     nodes = np.stack([np.pad(r.nodes, (0, longest - len(r.nodes)), "edge") for r in rows])
     weights = np.stack([np.pad(r.weights, (0, longest - len(r.weights))) for r in rows])
     return Reference(falling[:TOP], largest, float(np.mean(samples)), error, nodes, weights)
+
+
+def in_float64(
+    subject: Subject,
+) -> tuple[HessianOperator, Callable[[Sequence[int]], Tensor], Eigenpairs]:
+    """The matrix, random directions by their numbers, the five outermost pairs at each end."""
+    subject.restored.model.double()
+    operator = _operator(subject, tree_map(double, subject.batches))
+    draw = partial(direction, operator.flat)
+    ends = Ends(TOP, TOP)
+    pairs = extreme_eigenvalues(operator, draw((1, 0)), 2 * TOP, 400, 1e-5, select=ends)
+    return operator, draw, pairs
 
 
 def _operator(subject: Subject, batches: list[Any]) -> HessianOperator:

@@ -12,12 +12,13 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import hessian, hessian_counts, hessian_reference
-from benchmarks.hessian_counts import Cost, Counts, count_all, curvlinops
+from benchmarks import hessian, hessian_counts, hessian_reference, hessian_steps
+from benchmarks.hessian_counts import Cost, Counts, beside, count_all, curvlinops
 from benchmarks.hessian_products import peak, product_of
 from benchmarks.hessian_reference import Reference, reference
 from benchmarks.surface import Subject
 from loss_landscape.my_pyhessian.operators import HessianOperator
+from loss_landscape.my_pyhessian.stochastic import Known, probe
 
 SIZE = 300
 EIGENVALUES = np.concatenate([[-9.5, 5, 6, 7, 8.5, 10], np.linspace(-0.5, 0.5, SIZE - 6)])
@@ -125,6 +126,32 @@ def test_the_reference_is_that_of_float64(trained, data_dir: Path, tmp_path, mon
     np.testing.assert_allclose(found.weights.sum(axis=1), 1, rtol=1e-9)
     monkeypatch.setattr(hessian_reference, "_long_run", None)  # it is kept
     assert reference("MUTAG", subject, tmp_path).trace == found.trace
+
+
+def test_a_probes_first_steps_are_what_fewer_steps_give(trained, data_dir: Path) -> None:
+    subject = Subject(trained["GCN"], 6, arguments(data_dir))
+    operator, draw, pairs = hessian_reference.in_float64(subject)
+    known, start = Known.of(pairs), draw((1, 1, 0))
+    steps = beside(known, operator, start, 40)
+    values, weights = hessian_steps.density([steps], 12)
+    few = probe(operator, known, start, 12)
+    np.testing.assert_allclose(values, few.nodes, atol=1e-9)
+    np.testing.assert_allclose(weights, few.weights, atol=1e-9)
+    whole = hessian_steps.density([steps, steps], 40)
+    assert hessian_steps.distance(whole, hessian_steps.density([steps], 40)) < 1e-9
+    shifted = (whole[0] + 3, whole[1])
+    mean = float(whole[1] @ np.abs(whole[0]))
+    assert hessian_steps.distance(shifted, whole) == pytest.approx(3 / mean)
+
+
+def test_the_steps_table_is_of_each_probe(trained, data_dir: Path, capsys) -> None:
+    flags = ("--part=Transformer", f"--Transformer={trained['mitbih']}", f"--data_dir={data_dir}")
+    hessian_steps.main([*flags, "--steps=41", "--samples=6", "--threads=1"])
+    said = capsys.readouterr().out
+    rows = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["| 20 steps", "| 40 steps", "| from the others"]
+    assert all(len(row) == 3 for row in rows)
+    assert float(rows[3][1]) < float(rows[2][1])  # of 41 steps 40 tell more than 20
 
 
 def test_memory_is_what_a_product_takes(trained, data_dir: Path) -> None:
