@@ -91,16 +91,9 @@ class Restored:
     def groups(
         self, split: str, samples: int | None, batch_size: int, count: int
     ) -> Iterator[list[Any]]:
-        """The samples of ``batches`` dealt out at random to ``count`` groups, of each its batches.
-
-        A user's loader whose batches are taken as they are gives each as a group.
-        """
-        if self.keeps_batches(split, samples):
-            yield from ([batch] for batch in self.batches(split, samples, batch_size))
-        else:
-            for number in range(count):
-                group = (number, count)
-                yield self.data.fixed(split, batch_size, samples or None, group=group)
+        """The samples of ``batches`` at random in ``count`` groups, of each its batches."""
+        for number in range(count):
+            yield self.data.fixed(split, batch_size, samples or None, group=(number, count))
 
     @property
     def digests(self) -> dict[str, str]:

@@ -125,13 +125,16 @@ def sample_groups(
         least, size = min(SMALLEST_BATCH, args.batch_size), samples
         lack = f"--bn batch: {samples} samples make no two batches of {least}"
     said = f"samples, by {count} random groups"
-    if restored.keeps_batches(args.split, args.samples):
+    kept = restored.keeps_batches(args.split, args.samples)
+    if kept:
         count = len(whole.batches)
         lack = "the loader gives one batch, which is not cut; --samples cuts it"
         said = f"samples, by the loader's {count} batches"
 
     def operators(layers: Sequence[str] | None) -> Iterator[CurvatureOperator]:
-        for batches in restored.groups(args.split, args.samples, size, count):
+        # Those that are here: loaded and checked again, they would be there twice.
+        own = ([batch] for batch in whole.batches)
+        for batches in own if kept else restored.groups(args.split, args.samples, size, count):
             yield operator_of(batches, layers)
 
     held = ", batch norm's statistics held" if args.bn == "recalibrate" else ""

@@ -39,9 +39,12 @@ class OwnLosses:
         self.model, self.function = model, function
         self._loss, self._check = LOSSES[loss_name]
         self.correct = correct if loss_name == "crossentropy" else None
-        first = next(p for p in model.parameters() if p.is_floating_point())
-        self.dtype, self.device = first.dtype, first.device
+        self.device = self._first.device
         self.memory_format, self.are_given = torch.contiguous_format, False
+
+    @property
+    def _first(self) -> Tensor:
+        return next(p for p in self.model.parameters() if p.is_floating_point())
 
     def forward(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """(outputs, targets); of a function that gives losses (Losses, batch)."""
@@ -105,10 +108,11 @@ class OwnLosses:
 
     def place(self, batch: Any) -> Any:
         """A batch on the model's device, its floating tensors in the model's type and format."""
+        dtype = self._first.dtype  # now: --dtype float64 changes it
 
         def move(leaf: Any) -> Any:
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                leaf = leaf.to(self.dtype)
+                leaf = leaf.to(dtype)
             return leaf.to(self.device) if hasattr(leaf, "to") else leaf
 
         return in_format(tree_map(move, batch), self.memory_format)

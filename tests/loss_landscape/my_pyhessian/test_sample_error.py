@@ -34,6 +34,10 @@ def model():
     return torch.nn.Linear(4, 1).double()
 
 
+def single():
+    return torch.nn.Linear(4, 1)
+
+
 def points():
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(100, 4, generator=generator).double() * torch.tensor([3.0, 2.0, 1.0, 0.5])
@@ -65,8 +69,8 @@ def regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     model = own.model()
     torch.save(model.state_dict(), "own.pt")
 
-    def measured(loader: str, *more: str) -> dict[str, Any]:
-        flags = ["--model_file=own.pt", f"--model={name}:model", f"--dataset={name}:{loader}"]
+    def measured(loader: str, *more: str, factory: str = "model") -> dict[str, Any]:
+        flags = ["--model_file=own.pt", f"--model={name}:{factory}", f"--dataset={name}:{loader}"]
         flags += ["--loss_name=mse", f"--out_dir={tmp_path}", "--batch_size=5", "--overwrite"]
         path = script.main([*flags, *SMALL, *more])
         return json.loads(path.read_text())
@@ -146,6 +150,29 @@ def test_a_loaders_own_batches_weigh_what_they_have(regression) -> None:
     record = regression.measured("loader", "--samples=80")
     expected = errors_by_hand(matrices, random_groups(80, 16))
     assert record["standard_errors"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loaders_batches_are_not_loaded_again() -> None:
+    """On the device they would be there twice."""
+    batches = [(torch.ones(3, 1).double(), torch.ones(3, 1).double()) for _ in range(2)]
+
+    def operator(batches: list[Any], layers: Any = None) -> CurvatureOperator:
+        return HessianOperator(nn.Linear(1, 1).double(), nn.MSELoss(), batches)
+
+    data: Any = SimpleNamespace(keeps_batches=lambda *_: True)
+    args: Any = SimpleNamespace(bn="eval", batch_size=2, split="train", samples=None)
+    groups = sample_groups(data, args, operator(batches), operator).operators(None)
+    for group, batch in zip(groups, batches, strict=True):
+        assert len(group.batches) == 1 and group.batches[0] is batch
+
+
+@pytest.mark.parametrize("loader", ["arrays", "loader"])
+def test_a_model_in_single_precision_has_errors_in_double(loader: str, regression) -> None:
+    """Its samples are dealt out when it is in double precision already."""
+    record = regression.measured(loader, factory="single")
+    expected = regression.measured(loader)
+    assert record["standard_errors"] == pytest.approx(expected["standard_errors"], rel=1e-4)
+    assert record["standard_errors_of"] == expected["standard_errors_of"]
 
 
 @pytest.mark.parametrize(
