@@ -171,16 +171,31 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON ({error}); compute the spectrum again") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path}: not a record of a spectrum")
-    numbers = {key: record.get(key) for key in NUMBERS}
-    numbers["trace_standard_error"] = record.get("trace_standard_error") or 0.0  # null: one probe
-    for key, number in numbers.items():
-        if not isinstance(number, float | int) or not abs(number) <= sys.float_info.max:
-            raise ValueError(f"{path}: {key} is {number!r}, no finite number; compute it again")
+    for key in NUMBERS:
+        _check(path, key, record.get(key))
+    _check(path, "trace_standard_error", record.get("trace_standard_error"), 0, null=True)
     _check_errors(path, record)
+    _check_layers(path, record)
     parameters = record.get("parameters", 1)
     if not isinstance(parameters, int) or parameters < 1:
         raise ValueError(f"{path}: {parameters!r} parameters; compute the spectrum again")
     return record
+
+
+def _check(
+    path: Path,
+    name: str,
+    number: object,
+    least: float = -sys.float_info.max,
+    null: bool = False,
+) -> None:
+    """``null``: whether the file may say that it isn't known, such as the error of one probe."""
+    if null and number is None:
+        return
+    is_number = isinstance(number, float | int) and not isinstance(number, bool)
+    if not is_number or not least <= number <= sys.float_info.max:  # type: ignore[operator]
+        what = "finite number" if least < 0 else "finite number from 0 on"
+        raise ValueError(f"{path}: {name} is {number!r}, no {what}; compute it again")
 
 
 def _check_errors(path: Path, record: dict[str, Any]) -> None:
@@ -189,11 +204,28 @@ def _check_errors(path: Path, record: dict[str, Any]) -> None:
         return
     names = ("eigenvalues", "residuals", "standard_errors")
     columns = [record[name] if isinstance(record.get(name), list) else [] for name in names]
-    numbers = [*columns[0], *columns[1], *(x for x in columns[2] if x is not None)]
     if not columns[0] or len({len(column) for column in columns}) > 1:
         raise ValueError(
             f"{path}: as many standard_errors as eigenvalues are needed; compute again"
         )
-    for number in numbers:
-        if not isinstance(number, float | int) or not abs(number) <= sys.float_info.max:
-            raise ValueError(f"{path}: {number!r} beside standard_errors; compute it again")
+    for value, residual, error in zip(*columns, strict=True):
+        _check(path, "one of the eigenvalues", value)
+        _check(path, "one of the residuals", residual, 0)
+        _check(path, "one of the standard_errors", error, 0, null=True)
+
+
+def _check_layers(path: Path, record: dict[str, Any]) -> None:
+    """Rows of layers, of which older records have no standard error over samples."""
+    rows = record.get("per_layer") or []
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("layer"), str) for row in rows
+    ):
+        raise ValueError(f"{path}: per_layer is no list of layers; compute it again")
+    for row in rows:
+        name = f"the per_layer row of {row['layer']!r}"
+        for key in ("lambda_max", "trace"):
+            _check(path, f"{key} of {name}", row.get(key))
+        for key in ("parameters", "residual"):
+            _check(path, f"{key} of {name}", row.get(key), 0)
+        for key in ("standard_error", "trace_standard_error"):
+            _check(path, f"{key} of {name}", row.get(key), 0, null=True)

@@ -103,6 +103,10 @@ def test_an_older_spectrum_still_opens(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.nodes, spectrum().nodes)
 
 
+LAYER = {"layer": "a", "parameters": 3, "lambda_max": 2.0, "residual": 0.1, "trace": 1.0}
+LAYER |= {"standard_error": None, "trace_standard_error": None}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -113,6 +117,17 @@ def test_an_older_spectrum_still_opens(tmp_path: Path) -> None:
         {"trace_standard_error": float("inf")},
         {"parameters": "many"},
         {"parameters": 0},
+        {"trace_standard_error": ""},
+        {"standard_errors": [-1.0], "eigenvalues": [2.0], "residuals": [0.1]},
+        {"standard_errors": [None], "eigenvalues": ["2"], "residuals": [0.1]},
+        {"per_layer": {"layer": "a"}},
+        {"per_layer": [1]},
+        {"per_layer": [LAYER | {"layer": None}]},
+        {"per_layer": [LAYER | {"standard_error": "abc"}]},
+        {"per_layer": [LAYER, LAYER | {"standard_error": -1}]},
+        {"per_layer": [LAYER | {"lambda_max": None}]},
+        {"per_layer": [LAYER | {"residual": True}]},
+        {"per_layer": [{"layer": "a"}]},
     ],
 )
 def test_numbers_of_a_record_are_checked_where_it_is_read(wrong: dict, tmp_path: Path) -> None:
@@ -120,8 +135,16 @@ def test_numbers_of_a_record_are_checked_where_it_is_read(wrong: dict, tmp_path:
     write_spectrum(tmp_path / "x", spectrum())
     record = json.loads((tmp_path / "x.json").read_text()) | wrong
     (tmp_path / "x.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=rf"x\.json.*{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=rf"x\.json.*({'|'.join(wrong)})"):
         read_spectrum(tmp_path / "x")
+
+
+def test_layers_whose_errors_are_not_known_are_read(tmp_path: Path) -> None:
+    rows = [LAYER, {name: LAYER[name] for name in LAYER if name != "standard_error"}]
+    wanted = spectrum()
+    wanted.record["per_layer"] = rows
+    write_spectrum(tmp_path / "x", wanted)
+    assert read_spectrum(tmp_path / "x").record["per_layer"] == rows
 
 
 @pytest.mark.parametrize("weights", [[[0.1, 0.7, 0.1]], [[-0.1, 0.9, 0.2]]])
