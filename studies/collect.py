@@ -24,6 +24,7 @@ from studies.known_runs import (
 )
 from studies.plan import TRAINING, Job, Plan
 from studies.progression import Progression
+from studies.runs_file import LAMBDA_MAX_ERROR
 from studies.table import Study
 from trainings.optimizers import RHO
 from utilities import checkpoint
@@ -33,7 +34,7 @@ from utilities.runs import Run
 
 KINDS = (SHARPNESS, "spectrum")
 CURVATURE = {
-    "lambda_max": ("lambda_max", "sharpness_se:lambda_max"),
+    "lambda_max": ("lambda_max", LAMBDA_MAX_ERROR),
     "trace": ("trace", "trace_standard_error"),
 }
 METRICS = ("val_acc", "val_f1", "test_acc", "test_f1", "test_loss", "train_acc", "train_loss")
@@ -152,7 +153,7 @@ def measured(state: Progression, job: Job) -> Row:
 
 def _of_spectrum(record: dict[str, Any]) -> Row:
     largest, error = sorted(record["eigenvalues"], reverse=True), lambda_max_error(record)
-    known = {} if error is None else {CURVATURE["lambda_max"][1]: error}
+    known = {} if error is None else {LAMBDA_MAX_ERROR: error}
     return {
         **known,
         "lambda_max": record["lambda_max"],

@@ -67,7 +67,6 @@ GAP = Quantity("gap", "generalisation gap", "points", "larger", "smaller", digit
 LAMBDA_MAX = Quantity("lambda_max", "lambda_max", "", "sharper", "flatter", ratio=True)
 TRACE = Quantity("trace", "trace", "", "sharper", "flatter", ratio=True)
 PREFIX = "sharpness:"
-OF_SAMPLES = "sharpness_se:lambda_max"  # its standard error over draws of samples
 
 
 def flatness_quantities(runs: Sequence[TrainedRun]) -> list[Quantity]:

@@ -13,7 +13,6 @@ from studies.comparisons import (
     F1,
     GAP,
     LAMBDA_MAX,
-    OF_SAMPLES,
     Comparison,
     Correlation,
     Quantity,
@@ -21,6 +20,7 @@ from studies.comparisons import (
     flatness_quantities,
 )
 from studies.markdown import text
+from studies.runs_file import LAMBDA_MAX_ERROR
 from studies.sentences import (
     carries,
     comparison_sentence,
@@ -278,7 +278,7 @@ def samples_note(results: Results, data: str) -> str:
     """What other samples would make of a minimum's lambda_max; "" where no run says it."""
     name = LAMBDA_MAX.name
     measured = [r.numbers for r in results.runs if r.data == data and r.numbers.get(name)]
-    shares = [each[OF_SAMPLES] / abs(each[name]) for each in measured if OF_SAMPLES in each]
+    shares = [each[LAMBDA_MAX_ERROR] / abs(each[name]) for each in measured if LAMBDA_MAX_ERROR in each]
     if not shares:
         return ""
     return text(

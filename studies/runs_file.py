@@ -32,6 +32,7 @@ COLUMNS = (*WORDS, *NUMBERS, *ORIGIN)
 MACHINE = ("processor", "torch", "threads")
 DIGESTS = ("settings_digest", "sharpness_settings_digest")
 LATER = (*MACHINE, *DIGESTS)
+LAMBDA_MAX_ERROR = "sharpness_se:lambda_max"  # its standard error over draws of samples
 SHARPNESS = re.compile(r"sharpness(_se)?:[ -~]{1,60}", re.ASCII)
 STAGES = ("trial", "run")
 MAX_BYTES = 64 * 2**20
