@@ -276,9 +276,9 @@ def sharpness_table(analysis: Analysis, data: str) -> str:
 
 def samples_note(results: Results, data: str) -> str:
     """What other samples would make of a minimum's lambda_max; "" where no run says it."""
-    name = LAMBDA_MAX.name
+    name, error = LAMBDA_MAX.name, LAMBDA_MAX_ERROR
     measured = [r.numbers for r in results.runs if r.data == data and r.numbers.get(name)]
-    shares = [each[LAMBDA_MAX_ERROR] / abs(each[name]) for each in measured if LAMBDA_MAX_ERROR in each]
+    shares = [each[error] / abs(each[name]) for each in measured if error in each]
     if not shares:
         return ""
     return text(
