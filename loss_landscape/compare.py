@@ -59,7 +59,7 @@ from loss_landscape.surface_file import Surface, read_surface
 from utilities import checkpoint
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, sha256_of
-from utilities.pictures import line_style, picture_path, save_picture
+from utilities.pictures import line_style, picture_path, plain_number, save_picture
 from utilities.runs import Run, differing, run_settings
 
 METRICS = ("test_acc", "test_loss", "train_loss")
@@ -226,7 +226,7 @@ def heading(minimum: Minimum) -> str:
         samples = sum(map(sum, minimum.content.get("test_confusion", [])))
         said.append(f"test accuracy {numbers['test_acc']:.1f} %" + f" of {samples}" * bool(samples))
     if "lambda_max" in numbers:
-        said.append(f"$\\lambda_{{max}}$ {numbers['lambda_max']:.3g}")
+        said.append(f"$\\lambda_{{max}}$ {plain_number(numbers['lambda_max'])}")
     label = textwrap.wrap(minimum.label, WIDTH, break_on_hyphens=False)
     lines = [*label, ", ".join(said), minimum.surface.interpolation.split(", ")[0]]
     return "\n".join(filter(None, lines))

@@ -25,7 +25,7 @@ from studies.minima_files import AlongTraining
 from studies.plot_history import Curve
 from studies.plot_history import draw as draw_curves
 from studies.sentences import carries
-from utilities.pictures import line_style
+from utilities.pictures import line_style, plain_number
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 MOST_BANDS = 4  # more would cover each other
@@ -101,7 +101,7 @@ def _plain_log(ax: Axes, which: str = "x") -> None:
     if len(ticks) < 2:
         ticks = list(np.geomspace(low, high, 4)[1:3])
     ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
-    axis.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
+    axis.set_ticks(ticks, labels=[plain_number(tick) for tick in ticks])
     axis.set_ticks([], minor=True)
 
 

@@ -109,9 +109,10 @@ def _significant(estimate: Estimate) -> str:
     if math.isnan(half) or not 1e-300 < half < 1e300:
         return f"{estimate.value:.3g}"
     digits = 1 - math.floor(math.log10(half))
-    if not 0 <= digits <= 5 or abs(estimate.value) >= 1e5:
+    if not -3 <= digits <= 5 or abs(estimate.value) >= 1e5:
         return f"{estimate.value:.3g} ± {half:.2g}"
-    return f"{estimate.value:.{digits}f} ± {half:.{digits}f}"
+    mean, half = round(estimate.value, digits), round(half, digits)
+    return f"{mean:.{max(0, digits)}f} ± {half:.{max(0, digits)}f}"
 
 
 def difference_text(c: Comparison | None) -> str:

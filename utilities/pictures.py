@@ -31,6 +31,11 @@ def line_style(number: int) -> dict[str, str]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
 
 
+def plain_number(value: float, digits: int = 3) -> str:
+    """To so many significant digits, and up to a million without a power: 1350, not 1.35e+03."""
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
 def picture_path(text: str) -> Path:
     """The path of a picture, as argparse's ``type`` of a flag such as ``--output``.
 

@@ -14,7 +14,7 @@ from studies.comparisons import ACCURACY, LAMBDA_MAX, Results, flatness_quantiti
 from studies.report_text import Analysis
 from studies.runs_file import read_runs, write_runs
 from studies.table import read_study
-from utilities.statistics import kendall, mean_interval
+from utilities.statistics import Estimate, kendall, mean_interval
 
 
 def analysis(folder: Path, made: list[dict[str, Any]]) -> Analysis:
@@ -200,3 +200,11 @@ def test_what_they_ran_on_is_said_as_recorded(tmp_path: Path) -> None:
     mixed = Results(read_study(table), read_runs(tmp_path / "runs.csv"))
     said = report_settings.machines(mixed)
     assert said == "Of the runs, 13 on a laptop; 5 on EPYC (avx2), 2 threads, torch 2.14."
+
+
+def test_large_means_are_plain_numbers() -> None:
+    texts = [
+        report_text.mean_text(Estimate(value, value - half, value + half, 0.5), None)
+        for value, half in ((1894.2, 503.0), (458.3, 87.4), (2.14, 0.34), (0.00142, 0.00035))
+    ]
+    assert texts == ["1890 ± 500", "458 ± 87", "2.14 ± 0.34", "0.00142 ± 0.00035"]

@@ -11,7 +11,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from utilities.files import ROOT
-from utilities.pictures import COLOURS, STYLES, SUFFIXES, line_style, picture_path, save_picture
+from utilities.pictures import (
+    COLOURS,
+    STYLES,
+    SUFFIXES,
+    line_style,
+    picture_path,
+    plain_number,
+    save_picture,
+)
 
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".PNG"])
@@ -57,3 +65,15 @@ def test_neighbouring_curves_differ_in_colour_and_style() -> None:
     styles = [tuple(line_style(number).values()) for number in range(len(COLOURS) * len(STYLES))]
     assert len(set(styles)) == len(styles)
     assert all(a[0] != b[0] and a[1] != b[1] for a, b in pairwise(styles))
+
+
+def test_numbers_below_a_million_have_no_power() -> None:
+    values = (0.20049, 1.0, 448.83, 1348.0, 12345.6, 2e6)
+    assert [plain_number(value) for value in values] == [
+        "0.2",
+        "1",
+        "449",
+        "1350",
+        "12300",
+        "2e+06",
+    ]
