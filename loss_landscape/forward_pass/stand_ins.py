@@ -147,7 +147,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.source, self.norm = source, norm
         self.relu = False
-        self.one_call = source.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.one_call = source.weight.device.type == "cpu" and in_one_call(dtype)
         weight = source.weight.detach().to(dtype, memory_format=torch.channels_last, copy=True)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.zeros(len(weight), dtype=dtype, device=weight.device))
@@ -184,6 +184,13 @@ class Convolution(nn.Module):
         y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
         y = y if other is None else y + other
         return y.relu_() if self.relu else y
+
+
+def in_one_call(dtype: torch.dtype) -> bool:
+    """Whether this CPU's oneDNN takes such convolutions, which of bf16 needs more than AVX2."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fuse(model: nn.Module, dtype: torch.dtype) -> fx.GraphModule:

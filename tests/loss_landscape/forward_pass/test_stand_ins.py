@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from loss_landscape.forward_pass import stand_ins
 from loss_landscape.forward_pass.stand_ins import (
     Convolution,
     Folded,
@@ -147,3 +148,17 @@ def test_separate_attention_is_attention() -> None:
         with SeparateAttention():
             found = F.scaled_dot_product_attention(q, k, v, **options)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_cpu_without_bf16_convolutions_in_one_call_makes_them_apart(monkeypatch) -> None:
+    """AVX2 alone: oneDNN's call fails there."""
+    fused = torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert stand_ins.in_one_call(torch.float32) == fused
+    source = nn.Conv2d(3, 4, 3, padding=1)
+    inputs = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    convolution = stand_ins.Convolution(source, None, torch.bfloat16)
+    assert not convolution.one_call
+    convolution.refresh()
+    torch.testing.assert_close(convolution(inputs).float(), source(inputs), rtol=0.05, atol=0.05)
