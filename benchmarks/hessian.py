@@ -53,7 +53,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.hessian_counts import Costs, Counts, count_all
 from benchmarks.hessian_products import TOOLS, memory_of, own, product_of
 from benchmarks.hessian_reference import kept_in, reference
-from benchmarks.surface import Subject, trained
+from benchmarks.surface import Subject, add_checkpoint_flags, trained
 from benchmarks.timing import in_turns, machine
 from utilities.cli import Parser, add_run_flags, positive_int, prepare_device, run
 from utilities.tables import table
@@ -174,8 +174,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=list(SAMPLES), default=list(SAMPLES))
-    for label in SAMPLES:
-        parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
+    add_checkpoint_flags(parser, SAMPLES)
     parser.add_argument("--rounds", type=positive_int, help="timings; default: by the case")
     parser.add_argument("--samples", type=positive_int, help="default: by the case")
     parser.add_argument("--counted", type=positive_int, help="samples to count products on")

@@ -11,7 +11,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -195,6 +195,13 @@ class Tridiagonal(NamedTuple):
         return np.concatenate([self.values, nodes]), np.concatenate(weights)
 
 
+def density(probes: Sequence[Tridiagonal], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights that so many steps of all these probes give."""
+    pairs = [probe.quadrature(steps) for probe in probes]
+    values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    return values, weights / len(probes)
+
+
 def probed(
     label: str,
     operator: HessianOperator,
@@ -215,8 +222,7 @@ def probed(
     best = Cost(0, 0.0, np.inf)
 
     def off(count: int) -> float:
-        pairs = [t.quadrature(count) for t in found]
-        return known.distance(*(np.concatenate(each) for each in zip(*pairs, strict=True)))
+        return known.distance(*density(found, count))
 
     while len(found) < MOST_PROBES[label] and not best.products:
         cost = counted(operator, lambda matrix: found.append(probe(matrix, steps[-1])) or 0.0)

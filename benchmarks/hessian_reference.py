@@ -53,17 +53,19 @@ class Reference(NamedTuple):
     weights: np.ndarray
 
     @property
-    def scale(self) -> float:
-        return float((self.weights * np.abs(self.nodes)).sum() / self.weights.sum())
-
-    @property
     def spread(self) -> float:
         return float(distribution_error(self.nodes, self.weights))
 
     def distance(self, nodes: np.ndarray, weights: np.ndarray) -> float:
-        """Wasserstein's, of the eigenvalues' mean magnitude."""
-        pairs = (self.nodes.ravel(), nodes.ravel(), self.weights.ravel(), weights.ravel())
-        return float(wasserstein_distance(*pairs) / self.scale)
+        """See ``distance``."""
+        return distance((nodes, weights), (self.nodes, self.weights))
+
+
+def distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
+    """Wasserstein's of two densities, nodes and weights, over the mean magnitude of the other."""
+    (values, weights), (right, shares) = ([part.ravel() for part in each] for each in (one, other))
+    mean = shares @ np.abs(right) / shares.sum()
+    return float(wasserstein_distance(values, right, weights, shares) / mean)
 
 
 def kept_in(folder: Path, subject: Subject, *settings: Any) -> Path:

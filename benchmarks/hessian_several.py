@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.hessian import SAMPLES, checkpoint_of
-from benchmarks.surface import Subject
+from benchmarks.surface import Subject, add_checkpoint_flags
 from benchmarks.timing import in_turns, machine, ratio
 from loss_landscape.my_pyhessian.operators import HessianOperator
 from loss_landscape.my_pyhessian.products import choose, prepared
@@ -124,8 +124,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=list(BATCH), default=list(BATCH))
-    for label in BATCH:
-        parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
+    add_checkpoint_flags(parser, BATCH)
     parser.add_argument("--vectors", nargs="+", type=positive_int, default=[2, 4, 8, 16])
     parser.add_argument("--rounds", type=positive_int, default=7, help="timings of each")
     parser.add_argument("--samples", type=positive_int, help="of the batch; default: by the model")

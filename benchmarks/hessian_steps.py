@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from scipy.stats import wasserstein_distance
 
 from benchmarks.hessian import COUNTED, checkpoint_of
-from benchmarks.hessian_counts import Tridiagonal, beside
-from benchmarks.hessian_reference import in_float64
-from benchmarks.surface import Subject
+from benchmarks.hessian_counts import beside, density
+from benchmarks.hessian_reference import distance, in_float64
+from benchmarks.surface import Subject, add_checkpoint_flags
 from benchmarks.timing import machine
 from loss_landscape.my_pyhessian.stochastic import Known
 from utilities.cli import Parser, add_run_flags, positive_int, prepare_device, run
@@ -30,25 +28,11 @@ from utilities.tables import table
 PARTS = ("WRN", "Transformer")
 
 
-def density(probes: Sequence[Tridiagonal], steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights that so many steps of all these probes give."""
-    pairs = [probe.quadrature(steps) for probe in probes]
-    values, weights = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    return values, weights / len(probes)
-
-
-def distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
-    """Wasserstein's of two densities, over the mean magnitude of the other."""
-    apart = wasserstein_distance(one[0], other[0], one[1], other[1])
-    return float(apart / (other[1] @ np.abs(other[0])))
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--part", choices=PARTS, default=PARTS[0])
-    for label in PARTS:
-        parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
+    add_checkpoint_flags(parser, PARTS)
     parser.add_argument("--steps", type=positive_int, default=300, help="of each probe")
     parser.add_argument("--probes", type=positive_int, default=2)
     parser.add_argument("--samples", type=positive_int, help="default: as hessian.py counts on")

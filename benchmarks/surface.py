@@ -339,12 +339,17 @@ def trained(
     return next(path for path in found if not path.stem.endswith("_last"))
 
 
+def add_checkpoint_flags(parser: Parser, labels: Iterable[str]) -> None:
+    """A flag a network."""
+    for label in labels:
+        parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=[*CASES, "growth"], default=[*CASES, "growth"])
-    for label in CASES:
-        parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
+    add_checkpoint_flags(parser, CASES)
     parser.add_argument("--rounds", type=positive_int, help="measurements; default: by the case")
     parser.add_argument("--samples", type=positive_int, help="default: by the case")
     add_run_flags(parser, seed=0)

@@ -72,9 +72,7 @@ def measure(
         "lambda_min": min(float(values.min()), float(nodes.min())),
         "known": len(piece["values"]),
         "products": {
-            "eigenvalues": int(piece["products"]),
-            "standard_errors": int(piece.get("quotients", 0)),
-            "deflation": int(piece.get("deflation", 0)),  # older pieces have none of both
+            **products_of(piece),
             "density": density.pop("products"),
             "trace": trace.pop("products"),
             "layers": sum(row["products"] for row in layers),
@@ -86,6 +84,15 @@ def measure(
         "per_layer": layers,
     }
     return nodes, weights
+
+
+def products_of(piece: Piece) -> dict[str, int]:
+    """How many the eigenvalues took, their errors and the space that is widened for the trace."""
+    return {
+        "eigenvalues": int(piece["products"]),
+        "standard_errors": int(piece.get("quotients", 0)),
+        "deflation": int(piece.get("deflation", 0)),  # older pieces have none of both
+    }
 
 
 def standard_errors(piece: Piece, groups: SampleGroups) -> dict[str, Any]:

@@ -133,15 +133,15 @@ def test_a_probes_first_steps_are_what_fewer_steps_give(trained, data_dir: Path)
     operator, draw, pairs = hessian_reference.in_float64(subject)
     known, start = Known.of(pairs), draw((1, 1, 0))
     steps = beside(known, operator, start, 40)
-    values, weights = hessian_steps.density([steps], 12)
+    values, weights = hessian_counts.density([steps], 12)
     few = probe(operator, known, start, 12)
     np.testing.assert_allclose(values, few.nodes, atol=1e-9)
     np.testing.assert_allclose(weights, few.weights, atol=1e-9)
-    whole = hessian_steps.density([steps, steps], 40)
-    assert hessian_steps.distance(whole, hessian_steps.density([steps], 40)) < 1e-9
+    whole = hessian_counts.density([steps, steps], 40)
+    assert hessian_reference.distance(whole, hessian_counts.density([steps], 40)) < 1e-9
     shifted = (whole[0] + 3, whole[1])
     mean = float(whole[1] @ np.abs(whole[0]))
-    assert hessian_steps.distance(shifted, whole) == pytest.approx(3 / mean)
+    assert hessian_reference.distance(shifted, whole) == pytest.approx(3 / mean)
 
 
 def test_the_steps_table_is_of_each_probe(trained, data_dir: Path, capsys) -> None:
