@@ -283,7 +283,7 @@ def draw_layers(figure: Figure, spectra: Sequence[Spectrum], labels: Sequence[st
 
 
 def bars_of(tables: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[str, str, str]]:
-    """What is drawn of the layers' rows: a value, its error, and both in words.
+    """What is drawn of the layers' rows: a value, its error, and both in words, a line each.
 
     Of an eigenvalue that is its standard error over samples, or the residual where a layer has
     none, as in files of older versions.
@@ -291,8 +291,8 @@ def bars_of(tables: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[str, str, 
     every = all(row.get("standard_error") is not None for table in tables for row in table)
     error, said = ("standard_error", "standard error over samples") if every else ("residual",) * 2
     return [
-        ("lambda_max", error, f"largest eigenvalue of the layer's block (± {said})"),
-        ("trace", "trace_standard_error", "trace (± standard error)"),
+        ("lambda_max", error, f"largest eigenvalue of the layer's block\n(± {said})"),
+        ("trace", "trace_standard_error", "trace\n(± standard error)"),
     ]
 
 

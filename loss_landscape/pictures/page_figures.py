@@ -221,7 +221,7 @@ def layers_figure(spectra: Sequence[Spectrum], labels: Sequence[str]) -> go.Figu
     if not all(spectrum.record.get("per_layer") for spectrum in spectra):
         return None
     bars = bars_of([spectrum.record["per_layer"] for spectrum in spectra])
-    titles = [title for *_, title in bars]
+    titles = [title.replace("\n", " ") for *_, title in bars]
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles)
     for i, (spectrum, label) in enumerate(zip(spectra, labels, strict=True)):
         rows = spectrum.record["per_layer"]
