@@ -2,6 +2,7 @@
 
     python benchmarks/training_throughput.py                     # 5.5 minutes on 2 cores
     python benchmarks/training_throughput.py --part GCN --rounds=20
+    python benchmarks/training_throughput.py --part bf16         # in bf16 on a CPU, and in fp32
     python benchmarks/training_throughput.py --part gpu          # WRN-16-8 on all images, a GPU
 
 Ours is what the scripts run: their data sets, models, flags and training loop, with --precision
@@ -30,7 +31,7 @@ import torch
 from benchmarks import plain
 from benchmarks.timing import in_turns, machine, now, ratio
 from models.smooth_crossentropy import smooth_crossentropy
-from trainings import my_train_cifar, my_train_GCN, my_train_mitbih
+from trainings import fit, my_train_cifar, my_train_GCN, my_train_mitbih
 from trainings.fit import train_epoch
 from trainings.options import start
 from trainings.state import TrainingState
@@ -80,6 +81,7 @@ PRICED = {  # flags beside those of the relative's radius, at the values that it
     "MSAM": "--optimizer=SAM --msam",
 }
 PRICE_STEPS, PRICE_BATCH = 10, 32
+HALVED = ("WRN-16-2", "Transformer")
 GPU_FLAGS = {
     "fp32": "--precision=fp32",
     "bf16": "--precision=bf16",
@@ -191,6 +193,34 @@ def price(args: argparse.Namespace) -> list[list[str]]:
     return rows
 
 
+def in_bf16(args: argparse.Namespace) -> list[list[str]]:
+    """Rows of the table of bf16 on a CPU, as training has it and as torch's autocast alone."""
+
+    def by_torch(state: TrainingState) -> None:
+        with mock.patch.object(fit, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16)):
+            our_epoch(state)
+
+    rows = []
+    for label in HALVED:
+        case = CASES[label]
+        samples = args.samples or case.samples
+        flags = [*case.flags, f"--train_samples={samples}", *passed_on(args), "--device=cpu"]
+        ours = Ours(case.script, flags)
+        ways = {"fp32": ("fp32", our_epoch), "bf16": ("bf16", our_epoch)}
+        ways["bf16 by torch's autocast alone"] = ("bf16", by_torch)
+        calls = {
+            way: partial(epoch, ours.state(f"--optimizer={case.optimizers[0]}", f"--precision={p}"))
+            for way, (p, epoch) in ways.items()
+        }
+        seconds = in_turns(calls, args.rounds or 5, warmup=1)
+        for way, taken in seconds.items():
+            middle, low, high = ratio(taken, seconds["fp32"])
+            rate = f"{ours.dataset.train.samples / np.median(taken):.4g}"
+            span = "" if way == "fp32" else f"{middle:.3g} ({low:.3g} to {high:.3g})"
+            rows.append([label, way, case.unit, rate, span])
+    return rows
+
+
 def on_gpu(args: argparse.Namespace) -> list[list[str]]:
     """Rows of the table of WRN-16-8 on all images, each precision, on a GPU.
 
@@ -229,7 +259,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = Parser(__doc__)
     parts = [*PARTS, "price"]
-    parser.add_argument("--part", nargs="+", choices=[*parts, "gpu"], default=parts)
+    parser.add_argument("--part", nargs="+", choices=[*parts, "bf16", "gpu"], default=parts)
     parser.add_argument("--rounds", type=positive_int, help="measurements; default: by the part")
     parser.add_argument("--samples", type=positive_int, help="an epoch; default: by the part")
     add_run_flags(parser, seed=0)
@@ -239,6 +269,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 COMPARED = ["training", "optimizer", "ours in", "", "plain loop", "ours", "ours over plain (95 %)"]
 COMPARED += ["plain: peak, MiB", "ours: peak, MiB"]
 PRICES = ["relative", "flags", "step, ms", "over SGD's (95 %)"]
+IN_BF16 = ["training", "precision", "", "rate", "time over fp32's (95 %)"]
 ON_GPU = ["precision", "optimizer", "images/s: median (range)", "peak, MiB"]
 
 
@@ -250,8 +281,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = [label for part in args.part for label in PARTS.get(part, ())]
     compared = [row for label in labels for row in compare(label, args)]
     prices = price(args) if "price" in args.part else []
+    halves = in_bf16(args) if "bf16" in args.part else []
     print(f"{machine()}; {now() - began:.0f} s for all")
-    for header, rows in ((COMPARED, compared), (PRICES, prices), (ON_GPU, gpu)):
+    tables = ((COMPARED, compared), (PRICES, prices), (IN_BF16, halves), (ON_GPU, gpu))
+    for header, rows in tables:
         if rows:
             print(f"\n{table(header, rows)}")
 

@@ -14,7 +14,7 @@ from trainings.averaging import Average
 from trainings.optimizers import make_optimizer
 from trainings.schedules import Schedule
 from utilities.metrics import Total
-from utilities.precision import make_scaler, resolve
+from utilities.precision import compile_options, make_scaler, resolve
 from utilities.ranks import Ranks
 
 PROGRESS = ("epoch", "steps", "metrics", "rows", "best")  # kept under these names
@@ -52,9 +52,10 @@ class TrainingState:
             steps=args.epochs * epoch_steps,
             warmup_steps=args.warmup_epochs * epoch_steps,
         )
-        if args.compile:
-            self.network = torch.compile(self.network)  # type: ignore[assignment]
         self.precision = resolve(args.precision, ranks.device)
+        if args.compile:
+            options = compile_options(self.precision, ranks.device)
+            self.network = torch.compile(self.network, options=options)  # type: ignore[assignment]
         self.scaler = make_scaler(self.precision, ranks.device)
         start = args.swa_start * args.epochs
         self.average = Average(args.average, self.model, decay=args.ema_decay, start=start)

@@ -31,7 +31,7 @@ from loss_landscape.forward_pass.merged_graphs import MergedGCN
 from loss_landscape.forward_pass.stand_ins import Folded, StandIn, UnsuitedError
 from loss_landscape.restore import Restored
 from loss_landscape.surface_file import Surface
-from utilities.precision import resolve
+from utilities.precision import compile_options, resolve
 
 STAND_INS: dict[str, type[StandIn]] = {"merged": MergedGCN, "folded": Folded, "model": StandIn}
 SAME = {"fp32": 1e-5, "bf16": 1e-2}  # how far a loss may be off, of 1 or of itself if it is larger
@@ -128,7 +128,10 @@ class Task:
             split: [_prepared(stand_in, batch) for whole in part for batch in _parts(whole, way)]
             for split, part in self.batches.items()
         }
-        module: Any = torch.compile(stand_in, dynamic=False) if way.compiled else stand_in
+        module: Any = stand_in
+        if way.compiled:
+            options = compile_options(way.precision, stand_in.device)
+            module = torch.compile(stand_in, dynamic=False, options=options)
         restored = replace(self.restored, model=module)
 
         def measured() -> dict[str, float]:

@@ -17,6 +17,7 @@ from benchmarks import kill_saves, plain, training_throughput
 from benchmarks.training_throughput import CASES, PRICED, Ours, our_epoch, plain_epoch
 from models.transformer.dropout import Dropout
 from models.wide_res_net import WideResNet
+from utilities.precision import RoundedProducts
 
 TINY_WRN = ("--depth=10", "--width_factor=1")
 
@@ -155,6 +156,26 @@ def test_each_precision_gets_its_rows(data_dir: Path, monkeypatch: pytest.Monkey
     rows = training_throughput.precisions(args, [*TINY_WRN, "--batch_size=10"])
     names = [(row[0], row[1]) for row in rows]
     assert names == [(p, o) for p in ("fp32", "bf16") for o in ("SGD", "SAM")]
+
+
+def test_bf16_is_timed_with_and_without_our_roundings(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = CASES["WRN-16-2"]._replace(flags=(*TINY_WRN, "--batch_size=8"))
+    monkeypatch.setitem(CASES, "WRN-16-2", case)
+    monkeypatch.setattr(training_throughput, "HALVED", ("WRN-16-2",))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of a CPU without bf16
+    original = RoundedProducts.__enter__
+    entered: list[RoundedProducts] = []
+    monkeypatch.setattr(
+        RoundedProducts, "__enter__", lambda self: entered.append(self) or original(self)
+    )
+    rows = training_throughput.in_bf16(arguments(data_dir, "--samples=16", "--rounds=3"))
+    assert len(rows) == 3 and [row[0] for row in rows] == ["WRN-16-2"] * 3
+    base = float(rows[0][3])
+    for row in rows[1:]:
+        assert float(row[4].split()[0]) == pytest.approx(base / float(row[3]), rel=0.01)
+    assert len(entered) == 4 * 2  # epochs of two steps, one of them to warm up, in one way of three
 
 
 def test_the_gpu_part_says_that_it_needs_one(data_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch._inductor.config
+import torch.nn.functional as F
 from conftest import SMALL
+from torch import Tensor, nn
 
 import DatasetClass
 import models
@@ -20,7 +23,15 @@ from trainings.fit import train_epoch
 from trainings.options import start
 from trainings.state import TrainingState
 from utilities import checkpoint
-from utilities.precision import autocast, fast_dtypes, make_scaler, resolve
+from utilities.precision import (
+    DTYPES,
+    RoundedProducts,
+    autocast,
+    compile_options,
+    fast_dtypes,
+    make_scaler,
+    resolve,
+)
 
 CPU = torch.device("cpu")
 AVX2 = {"avx2": True, "avx512_f": False, "avx512_bf16": False, "amx_bf16": False}
@@ -55,13 +66,13 @@ def test_auto_goes_by_what_the_gpu_has(
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_a_slow_precision_is_used_and_warned_of_in_one_line(
+def test_a_precision_without_instructions_is_used_and_warned_of_in_one_line(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: AVX2)
     assert resolve(name, CPU) == name
     lines = "".join(capsys.readouterr()).splitlines()
-    assert lines == [f"note: --precision {name} is slower than fp32 on this cpu, see --help"]
+    assert lines == [f"note: --precision {name} is no faster than fp32 on this cpu, see --help"]
 
 
 def test_fp32_is_no_autocast_and_only_fp16_scales() -> None:
@@ -73,6 +84,76 @@ def test_fp32_is_no_autocast_and_only_fp16_scales() -> None:
     assert [make_scaler(n, CPU).is_enabled() for n in ("fp32", "bf16", "fp16")] == [False] * 2 + [
         True
     ]
+
+
+IMAGES, SERIES = torch.Size((2, 4, 9, 9)), torch.Size((2, 4, 20))
+PRODUCTS = {
+    "conv1d": (lambda x, w: F.conv1d(x, w, w[:, 0, 0], stride=2), SERIES, (6, 4, 3)),
+    "conv2d": (lambda x, w: F.conv2d(x, w, bias=w[:, 0, 0, 0], padding=1), IMAGES, (6, 4, 3, 3)),
+    "transposed": (F.conv_transpose2d, IMAGES, (4, 6, 3, 3)),
+    "linear": (lambda x, w: F.linear(x, w, w[:, 0]), SERIES, (6, 20)),
+    "@": (operator.matmul, SERIES, (20, 6)),
+    "matmul": (torch.matmul, SERIES, (20, 6)),
+    "bmm": (Tensor.bmm, SERIES, (2, 20, 5)),
+    "addmm": (lambda x, w: torch.addmm(w[0], x[0], w), SERIES, (20, 6)),
+    "attention": (lambda x, w: F.scaled_dot_product_attention(x, w, w), SERIES, SERIES),
+}
+
+
+@pytest.fixture
+def without_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU whose instructions know neither bf16 nor fp16."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: AVX2)
+
+
+@pytest.mark.usefixtures("without_half_precision")
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_cpu_without_instructions_rounds_where_torchs_autocast_does(
+    product: str, name: str
+) -> None:
+    function, *shapes = PRODUCTS[product]
+    dtype = DTYPES[name]
+    step = torch.finfo(dtype).eps  # of the last place
+    torch.manual_seed(0)
+    # In fp32 no sum of products of these rounds, so that the outputs are known exactly.
+    x, w = (torch.randint(-400, 401, shape) / 16 for shape in shapes)
+    exact = product != "attention"
+    if not exact:
+        x, w = x / 25, w / 25
+    expected = function(x.to(dtype).double(), w.to(dtype).double()).to(dtype)
+    gradients = []
+    for context in (autocast(name, CPU), torch.autocast("cpu", dtype)):
+        leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+        with context:
+            y = function(*leaves)
+        (y.float() / 64).square().sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+        if isinstance(context, RoundedProducts):
+            torch.testing.assert_close(y, expected, rtol=0 if exact else step, atol=0)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() <= 2 * step * theirs.norm()
+        once = product in ("transposed", "@", "matmul", "bmm")  # others sum several gradients
+        assert not once or torch.equal(ours, ours.to(dtype).float())
+
+
+@pytest.mark.usefixtures("without_half_precision")
+def test_a_cpu_without_instructions_leaves_what_autocast_leaves() -> None:
+    x, w = torch.randn(8, 8), torch.randn(8, 8)
+    with autocast("bf16", CPU):
+        assert torch.is_autocast_enabled("cpu")
+        assert (x.double() @ w.double()).dtype == torch.float64
+        assert (x.int() @ w.int()).dtype == torch.int32
+        assert (x + w).dtype == torch.float32
+        with torch.autocast("cpu", enabled=False):  # as a model may do for a part of itself
+            assert (x @ w).dtype == torch.float32
+        assert (x @ w).dtype == torch.bfloat16
+    assert (x @ w).dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+    with pytest.raises(ValueError, match="stop"), autocast("bf16", CPU):
+        raise ValueError("stop")
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def tiny_state(data_dir: Path, *flags: str) -> TrainingState:
@@ -96,8 +177,8 @@ def test_losses_in_half_precision_stay_near_those_of_fp32(data_dir: Path) -> Non
     fast = "--learning_rate=0.3"
     exact = losses(tiny_state(data_dir, "--precision=fp32", fast))
     assert exact[-1] < exact[0] - 0.2  # nothing is compared with a standstill
-    # 8 and 11 bits of significand, and the steps let a rounding grow; measured: 2e-3 and 3e-5.
-    for name, bound in (("bf16", 0.01), ("fp16", 0.0005)):
+    # 8 and 11 bits of significand; the steps let a rounding grow, up to 2e-3 and 5e-4 (measured).
+    for name, bound in (("bf16", 0.01), ("fp16", 0.002)):
         state = tiny_state(data_dir, f"--precision={name}", fast)
         other = losses(state)
         assert float((other - exact).abs().max()) < bound
@@ -145,6 +226,17 @@ def test_deterministic_runs_are_bitwise_equal(
 
 # No pool of workers. By torch's own patch, since pytest 9.2's monkeypatch deletes what it undoes
 # unless it lies in the object's __dict__, where this module keeps none of its settings.
+@torch._inductor.config.patch(compile_threads=1)
+@pytest.mark.usefixtures("without_half_precision")
+def test_a_compiled_model_rounds_as_the_plain_one() -> None:
+    x = torch.randn(16, 8)
+    model = nn.Linear(8, 4)
+    with autocast("bf16", CPU):
+        plain, compiled = model(x), torch.compile(model, options=compile_options("bf16", CPU))(x)
+    assert compiled.dtype == torch.bfloat16
+    assert torch.equal(compiled, plain)
+
+
 @torch._inductor.config.patch(compile_threads=1)
 def test_a_compiled_model_trains_as_the_plain_one(data_dir: Path, tmp_path: Path) -> None:
     small = ("--dim=8", "--heads=2", "--layers=1", "--feedforward=8", "--patch=17", "--dropout=0")
