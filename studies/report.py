@@ -22,6 +22,7 @@ from studies.beside import beside
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.fewer_runs import add_fewer_runs_flag, refuse_fewer_runs
+from studies.kept_pictures import KeptPicture, kept_pictures
 from studies.known_runs import add_known_flag
 from studies.markdown import code, text
 from studies.minima_files import MinimaFiles, names, said_of_edges, said_of_lacking
@@ -45,14 +46,21 @@ class Report:
         study: its table.
         analysis: of its runs.
         files: what can be drawn.
+        before: pictures of the report before, for what can't.
 
     Attributes:
         markdown: the whole text.
         pictures: PNG files by name.
     """
 
-    def __init__(self, study: Study, analysis: Analysis, files: MinimaFiles) -> None:
-        self.study, self.analysis, self.files = study, analysis, files
+    def __init__(
+        self,
+        study: Study,
+        analysis: Analysis,
+        files: MinimaFiles,
+        before: Sequence[KeptPicture] = (),
+    ) -> None:
+        self.study, self.analysis, self.files, self.before = study, analysis, files, before
         self.numbers = report_pictures.looks([o.name for o in study.optimizers])
         self.pictures: dict[str, bytes] = {}
         results = analysis.results
@@ -144,53 +152,64 @@ class Report:
 
     def _curves(self, data: str) -> str:
         curves, paths = self.files.curves(data, self.numbers)
-        if not curves:
-            return ""
         folds = self.analysis.results.test_to_train(data) > 0
-        figure = report_pictures.draw_histories(curves, folds)
-        return "### Learning curves\n\n" + self._picture(
-            data, "curves", figure, f"Mean over runs. Runs: {names(paths)}."
-        )
+        figure = report_pictures.draw_histories(curves, folds) if curves else None
+        caption = f"Mean over runs. Runs: {names(paths)}."
+        return self._drawn("Learning curves", data, "curves", figure, caption, paths)
 
     def _surfaces(self, data: str) -> str:
         surfaces = self.files.surfaces(data)
-        if not surfaces:
-            return ""
-        figure = report_pictures.draw_surfaces(surfaces, "train_loss")
+        figure = report_pictures.draw_surfaces(surfaces, "train_loss") if surfaces else None
         caption = f"Loss around one minimum each, {surfaces.which}. Runs: {names(surfaces.paths)}."
-        return "### Surfaces on one scale\n\n" + self._picture(data, "surfaces", figure, caption)
+        heading = "Surfaces on one scale"
+        return self._drawn(heading, data, "surfaces", figure, caption, surfaces.paths)
 
     def _spectra(self, data: str) -> str:
         spectra = self.files.spectra(data)
-        if not spectra:
-            return ""
-        figure = report_pictures.draw_spectra(spectra, self.numbers)
+        figure = report_pictures.draw_spectra(spectra, self.numbers) if spectra else None
         caption = f"Hessian of one minimum each, {spectra.which}. Runs: {names(spectra.paths)}."
-        return "### Spectra\n\n" + self._picture(data, "spectra", figure, caption)
+        return self._drawn("Spectra", data, "spectra", figure, caption, spectra.paths)
 
     def _along_training(self, data: str) -> str:
         found = self.files.along_training(data)
-        if not found:
-            return ""
-        figure = report_pictures.draw_along_training(found, self.numbers)
+        figure = report_pictures.draw_along_training(found, self.numbers) if found else None
         said = [said_of_edges(found), said_of_lacking(found)]
         caption = f"One run each, {found.which}. {text(' '.join(filter(None, said)))} "
         caption += f"Runs: {names(found.paths)}."
-        return "### Sharpness along the training\n\n" + self._picture(
-            data, "along_training", figure, caption
-        )
+        heading = "Sharpness along the training"
+        return self._drawn(heading, data, "along_training", figure, caption, found.paths)
 
     def _beside(self, data: str) -> str:
         two = (self.study.base, report_text.TRAINED)
         made = beside(self.files, data, two) if len(set(two)) == 2 else None
+        heading = f"{text(two[1])} beside {text(two[0])}"
         if made is None:
-            return ""
+            return self._drawn(heading, data, "beside", None, "", [])
         caption = (
             f"Two minima as `compare.py` shows them, {made.which}, and the test accuracies of "
         )
         caption += f"{' and '.join(map(str, made.runs))} runs. Runs: {names(made.paths)}."
-        heading = f"### {text(two[1])} beside {text(two[0])}\n\n"
-        return heading + self._picture(data, "beside", made.figure, caption)
+        return self._drawn(heading, data, "beside", made.figure, caption, made.paths)
+
+    def _drawn(
+        self,
+        heading: str,
+        data: str,
+        kind: str,
+        figure: Figure | None,
+        caption: str,
+        paths: Sequence[Path],
+    ) -> str:
+        """What runs' files show, and what of the report before only files that are gone show."""
+        kept = [
+            each
+            for each in self.before
+            if (each.data, each.heading) == (text(data), heading) and each.shows_more_than(paths)
+        ]
+        self.pictures.update({each.name: each.content for each in kept})
+        shown = [each.markdown for each in kept]
+        shown += [self._picture(data, kind, figure, caption)] if figure else []
+        return "\n\n".join([f"### {heading}", *shown]) if shown else ""
 
     def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
@@ -213,7 +232,7 @@ class Report:
         gone = len(self.analysis.results.runs) - len(self.files.minima)
         if gone:
             lines += ["", f"Of {gone} runs the checkpoints are not at hand, only their rows of"]
-            lines[-1] += " `runs.csv`; learning curves are of the others."
+            lines[-1] += " `runs.csv` and what pictures an earlier report had of them."
         origins = self.files.origins()
         if origins:
             rows = [[name, "; ".join(map(text, values))] for name, values in origins.items()]
@@ -336,7 +355,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not args.fewer_runs:
         refuse_fewer_runs(before, runs, "--output", known=not (args.runs or args.known))
     results = Results(study, runs)
-    report = Report(study, Analysis(results), MinimaFiles(results, out_dir))
+    kept = [] if args.fewer_runs else kept_pictures(output, runs)
+    report = Report(study, Analysis(results), MinimaFiles(results, out_dir), kept)
     if not args.fewer_runs:
         refuse_fewer_pictures(output, report.pictures)
     report_files(write(report, content, output))

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import browser
@@ -31,7 +32,14 @@ from loss_landscape.sharpness_measures.epoch_sharpness import EdgeRead
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results
-from studies.minima_files import AlongTraining, MinimaFiles, said_of_edges, said_of_lacking
+from studies.kept_pictures import KEPT, KeptPicture
+from studies.minima_files import (
+    AlongTraining,
+    MinimaFiles,
+    names,
+    said_of_edges,
+    said_of_lacking,
+)
 from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
@@ -186,6 +194,60 @@ def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) 
     assert "A test set has 4 samples, so that one of them is worth 25 points" in text
     assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
     assert "Files that were left out" not in text
+
+
+def test_pictures_of_runs_whose_files_are_gone_are_kept(real: Path, tmp_path: Path) -> None:
+    output, gone = tmp_path / "report", tmp_path / "gone"
+    report_of(real, output)
+    before = {path.name: path.read_bytes() for path in output.glob("*.png")}
+    gone.mkdir()
+    for name in ("runs.csv", "small.toml"):
+        shutil.copy(real / name, gone)
+    for _ in range(2):  # what was kept is kept again, and says so once
+        text = report_of(gone, output)
+        kinds = ("curves", "surfaces", "spectra", "along_training", "beside")
+        captions = [re.search(rf"_{kind}\.png\)\n\n(.*)", text)[1] for kind in kinds]
+        assert all(caption.count(KEPT) == 1 for caption in captions)
+        assert "### Sharpness along the training\n\n![MUTAG: along_training]" in text
+        assert {path.name: path.read_bytes() for path in output.glob("*.png")} == before
+    # With the files again all is drawn anew.
+    assert KEPT not in report_of(real, output)
+    # A run's files that are back give its own picture beside the one of both.
+    for path in (*real.rglob("*_SAM_*"), *real.glob("outputs/*_SAM_*")):
+        (gone / path.relative_to(real)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, gone / path.relative_to(real))
+    text = report_of(gone, output)
+    curves = re.findall(r"!\[MUTAG: curves\]\((.*)\)\n\n\*(.*)\*", text)
+    assert [KEPT in caption for _, caption in curves] == [True, False]
+    assert [caption.count(".dat") for _, caption in curves] == [2, 1]
+    assert (output / curves[0][0]).read_bytes() == before["MUTAG_curves.png"]
+    assert (output / curves[1][0]).read_bytes() != before["MUTAG_curves.png"]
+    assert f"{curves[1][0]}" in os.listdir(output)
+
+
+def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_path: Path) -> None:
+    output, gone = tmp_path / "report", tmp_path / "gone"
+    report_of(real, output)
+    gone.mkdir()
+    shutil.copy(real / "small.toml", gone)
+    table = (real / "runs.csv").read_text()
+    sha256 = read_runs(real / "runs.csv")[0].sha256
+    (gone / "runs.csv").write_text(table.replace(sha256, "0" * 64))
+    with pytest.raises(ValueError, match="5 of its pictures would be lost"):
+        report.main(words(gone, output))
+    assert len(list(output.glob("*.png"))) >= 5
+
+
+def test_a_caption_tells_whether_a_picture_shows_more() -> None:
+    paths = [Path(f"{number}.dat") for number in range(14)]
+    kept = KeptPicture("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}.")
+    assert "and 2 more" in kept.caption
+    for drawn, more in ((paths, False), (paths[:13], True), (paths[:3], True), (paths[1:], True)):
+        assert kept.shows_more_than(drawn) == more
+    few = replace(kept, caption=f"Of. Runs: {names(paths[:2])}. {KEPT}")
+    assert not few.shows_more_than(paths[:2]) and not few.shows_more_than(paths[:3])
+    assert few.shows_more_than(paths[1:]) and few.shows_more_than([])
+    assert not replace(kept, caption="Of all.").shows_more_than(paths)
 
 
 def test_two_minima_are_beside_each_other_as_compare_draws_them(
