@@ -63,9 +63,9 @@ class Reference(NamedTuple):
 
 def distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
     """Wasserstein's of two densities, nodes and weights, over the mean magnitude of the other."""
-    (values, weights), (right, shares) = ([part.ravel() for part in each] for each in (one, other))
-    mean = shares @ np.abs(right) / shares.sum()
-    return float(wasserstein_distance(values, right, weights, shares) / mean)
+    values, weights, others, shares = (part.ravel() for part in (*one, *other))
+    mean = shares @ np.abs(others) / shares.sum()
+    return float(wasserstein_distance(values, others, weights, shares) / mean)
 
 
 def kept_in(folder: Path, subject: Subject, *settings: Any) -> Path:

@@ -340,7 +340,7 @@ def trained(
 
 
 def add_checkpoint_flags(parser: Parser, labels: Iterable[str]) -> None:
-    """A flag a network."""
+    """A flag for each network's checkpoint."""
     for label in labels:
         parser.add_argument(f"--{label}", type=Path, help="checkpoint; trained if not given")
 

@@ -81,7 +81,7 @@ PRICED = {  # flags beside those of the relative's radius, at the values that it
     "MSAM": "--optimizer=SAM --msam",
 }
 PRICE_STEPS, PRICE_BATCH = 10, 32
-HALVED = ("WRN-16-2", "Transformer")
+BF16_CASES = ("WRN-16-2", "Transformer")
 GPU_FLAGS = {
     "fp32": "--precision=fp32",
     "bf16": "--precision=bf16",
@@ -201,7 +201,7 @@ def in_bf16(args: argparse.Namespace) -> list[list[str]]:
             our_epoch(state)
 
     rows = []
-    for label in HALVED:
+    for label in BF16_CASES:
         case = CASES[label]
         samples = args.samples or case.samples
         flags = [*case.flags, f"--train_samples={samples}", *passed_on(args), "--device=cpu"]
@@ -281,9 +281,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = [label for part in args.part for label in PARTS.get(part, ())]
     compared = [row for label in labels for row in compare(label, args)]
     prices = price(args) if "price" in args.part else []
-    halves = in_bf16(args) if "bf16" in args.part else []
+    bf16 = in_bf16(args) if "bf16" in args.part else []
     print(f"{machine()}; {now() - began:.0f} s for all")
-    tables = ((COMPARED, compared), (PRICES, prices), (IN_BF16, halves), (ON_GPU, gpu))
+    tables = ((COMPARED, compared), (PRICES, prices), (IN_BF16, bf16), (ON_GPU, gpu))
     for header, rows in tables:
         if rows:
             print(f"\n{table(header, rows)}")

@@ -11,24 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.markdown import text
+from studies.markdown import HEADING, PICTURE, picture, text
 from studies.minima_files import names
 from studies.runs_file import NoRunsError, TrainedRun, read_runs
 
-HEADING = r"^### (?P<heading>.*)$"
-PICTURE = r"^!\[(?P<data>.*): (?P<kind>\w+)\]\((?P<name>[\w.-]+\.png)\)\n\n\*(?P<caption>.*)\*$"
 RUNS = re.compile(r"Runs: (.*?)(?: and (\d+) more)?\.(?: |$)")
-KEPT = "Kept from an earlier report: these runs' files are not at hand."
+SAID = "Kept from an earlier report, because not all files of these runs are at hand."
 
 
 @dataclass(frozen=True)
-class KeptPicture:
+class EarlierPicture:
     """A picture of the report before.
 
     Attributes:
         data, heading: the data set, and what the picture stands below, in Markdown.
         kind, name, content: of the file.
         caption: in Markdown; it names the files of runs that were drawn.
+        is_true: whether the new report still has all runs of the data set as they were.
     """
 
     data: str
@@ -37,36 +36,35 @@ class KeptPicture:
     name: str
     content: bytes
     caption: str
+    is_true: bool
 
     def shows_more_than(self, paths: Sequence[Path]) -> bool:
-        """Whether it was drawn from files that are not among ``paths``."""
+        """Whether it was drawn from files that are not among ``paths``.
+
+        Of many files the caption names the first ones and the number of the others.
+        """
         found = RUNS.search(self.caption)
-        if found is None:
+        if found is None or found[0].strip() == f"Runs: {names(paths)}.":
             return False
-        listed = set(re.findall(r"`([^`]+)`", found[1]))
-        unlisted = int(found[2] or 0)
+        named = set(re.findall(r"`([^`]+)`", found[1]))
         drawn = {path.name for path in paths}
-        # The caption of many names the first ones alone; those of a report made anew are the same.
-        return found[0].strip() != f"Runs: {names(paths)}." and (
-            not listed <= drawn or len(listed) + unlisted > len(drawn)
-        )
+        return not named <= drawn or len(named) + int(found[2] or 0) > len(drawn)
 
     @property
     def markdown(self) -> str:
         """The picture as the report before has it, and that it is kept."""
-        caption = self.caption if self.caption.endswith(KEPT) else f"{self.caption} {KEPT}"
-        return f"![{self.data}: {self.kind}]({self.name})\n\n*{caption}*"
+        said = "" if self.caption.endswith(SAID) else f" {SAID}"
+        return picture(self.data, self.kind, self.name, self.caption + said)
 
 
-def kept_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[KeptPicture]:
-    """The pictures of the report in a folder that the runs of a new one leave true.
-
-    Those are the pictures of a data set of which each run is among the new ones with the very same
-    weights: none was trained again, and none left out.
+def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPicture]:
+    """The pictures of the report in a folder.
 
     Args:
         output: the report's folder; without a report in it there are none.
-        runs: of the new report.
+        runs: of the new report. The pictures of a data set are true if each of its runs is among
+            these with the very same weights: none was trained again, measured with other settings
+            or left out.
 
     Raises:
         ValueError: the table of the report before can't be read.
@@ -78,14 +76,31 @@ def kept_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[KeptPicture]
         before = read_runs(table)
     except NoRunsError:
         return []
-    there = {(run.identity, run.sha256) for run in runs}
-    changed = {text(run.data) for run in before if (run.identity, run.sha256) not in there}
-    kept, heading = [], ""
+    after = {_weights(run): run for run in runs}
+    compared = [run for run in before if run.stage == "run"]
+    changed = {text(run.data) for run in compared if _is_changed(run, after.get(_weights(run)))}
+    pictures, heading = [], ""
     for found in re.finditer(f"{HEADING}|{PICTURE}", markdown.read_text("utf-8"), re.MULTILINE):
         if found["heading"] is not None:
             heading = found["heading"]
-        elif found["data"] not in changed and (output / found["name"]).is_file():
+        elif (output / found["name"]).is_file():
             content = (output / found["name"]).read_bytes()
             words = {key: found[key] for key in ("data", "kind", "name", "caption")}
-            kept.append(KeptPicture(heading=heading, content=content, **words))
-    return kept
+            is_true = found["data"] not in changed
+            pictures.append(
+                EarlierPicture(heading=heading, content=content, is_true=is_true, **words)
+            )
+    return pictures
+
+
+def _weights(run: TrainedRun) -> tuple[object, ...]:
+    """What two rows of the same trained network agree in, and what pictures call it."""
+    return run.identity, run.data, run.optimizer, run.chosen, run.sha256
+
+
+def _is_changed(before: TrainedRun, after: TrainedRun | None) -> bool:
+    """Whether a run is gone, trained again, or measured with other settings."""
+    if after is None:
+        return True
+    settings = before.sharpness_settings_digest
+    return bool(settings) and settings != after.sharpness_settings_digest

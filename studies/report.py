@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,9 +23,9 @@ from studies.beside import beside
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.fewer_runs import add_fewer_runs_flag, refuse_fewer_runs
-from studies.kept_pictures import KeptPicture, kept_pictures
+from studies.kept_pictures import EarlierPicture, earlier_pictures
 from studies.known_runs import add_known_flag
-from studies.markdown import code, text
+from studies.markdown import code, picture, text
 from studies.minima_files import MinimaFiles, names, said_of_edges, said_of_lacking
 from studies.report_page import page
 from studies.report_text import Analysis
@@ -46,11 +47,12 @@ class Report:
         study: its table.
         analysis: of its runs.
         files: what can be drawn.
-        before: pictures of the report before, for what can't.
+        before: pictures of the report before, of which those are kept that can't be drawn.
 
     Attributes:
         markdown: the whole text.
         pictures: PNG files by name.
+        lost: names of earlier pictures that can't be drawn and aren't true any more.
     """
 
     def __init__(
@@ -58,11 +60,12 @@ class Report:
         study: Study,
         analysis: Analysis,
         files: MinimaFiles,
-        before: Sequence[KeptPicture] = (),
+        before: Sequence[EarlierPicture] = (),
     ) -> None:
         self.study, self.analysis, self.files, self.before = study, analysis, files, before
         self.numbers = report_pictures.looks([o.name for o in study.optimizers])
         self.pictures: dict[str, bytes] = {}
+        self.lost: list[str] = []
         results = analysis.results
         parts = [
             f"# {text(study.title)}",
@@ -201,23 +204,32 @@ class Report:
         paths: Sequence[Path],
     ) -> str:
         """What runs' files show, and what of the report before only files that are gone show."""
-        kept = [
-            each
-            for each in self.before
-            if (each.data, each.heading) == (text(data), heading) and each.shows_more_than(paths)
-        ]
-        self.pictures.update({each.name: each.content for each in kept})
-        shown = [each.markdown for each in kept]
+        place = (text(data), heading)
+        shown = []
+        for each in self.before:
+            if (each.data, each.heading) != place or not each.shows_more_than(paths):
+                continue
+            if each.is_true:
+                kept = replace(each, name=self._free(each.name))
+                self.pictures[kept.name] = kept.content
+                shown.append(kept.markdown)
+            else:
+                self.lost.append(each.name)
         shown += [self._picture(data, kind, figure, caption)] if figure else []
         return "\n\n".join([f"### {heading}", *shown]) if shown else ""
 
     def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
-        name = f"{stem}_{kind}.png"
-        if name in self.pictures:  # of another data set whose name differs in such characters alone
-            name = f"{stem}_{len(self.pictures)}_{kind}.png"
+        name = self._free(f"{stem}_{kind}.png")
         self.pictures[name] = small_png(figure)
-        return f"![{text(data)}: {kind}]({name})\n\n*{caption}*"
+        return picture(text(data), kind, name, caption)
+
+    def _free(self, name: str) -> str:
+        """A name that no picture has, an earlier one or of a data set of nearly this name."""
+        stem, number = name.removesuffix(".png"), 2
+        while name in self.pictures:
+            name, number = f"{stem}_{number}.png", number + 1
+        return name
 
     # --- where it is from -------------------------------------------------------------------------
     def _origin(self) -> str:
@@ -266,16 +278,15 @@ def pictures_of(output: Path) -> set[str]:
     return set(IMAGE.findall(markdown.read_text("utf-8"))) if markdown.is_file() else set()
 
 
-def refuse_fewer_pictures(output: Path, names: Collection[str]) -> None:
+def refuse_fewer_pictures(output: Path, report: Report) -> None:
     """Stop before pictures are lost whose runs' files may be gone.
 
     Raises:
-        ValueError: the report of this folder has pictures that are not among
-            ``names``.
+        ValueError: the report of this folder has pictures that the new one lacks, or that show
+            more than its own do.
     """
-    lost = sorted(
-        name for name in pictures_of(output).difference(names) if (output / name).is_file()
-    )
+    missing = pictures_of(output).difference(report.pictures).union(report.lost)
+    lost = sorted(name for name in missing if (output / name).is_file())
     if lost:
         raise ValueError(
             f"{output}: {len(lost)} of its pictures would be lost, such as {lost[0]}, because the "
@@ -285,12 +296,15 @@ def refuse_fewer_pictures(output: Path, names: Collection[str]) -> None:
 
 
 def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
-    """Write all files, the text last, and remove pictures that only the report before had."""
+    """Write all files and remove pictures that only the report before had.
+
+    The table of runs is the last: what is older than its pictures can't keep any.
+    """
     before = pictures_of(output)
     files = {name: content for name, content in report.pictures.items()}
-    files["runs.csv"] = runs_csv
     files["report.html"] = page(report.markdown, report.pictures).encode()
     files["report.md"] = report.markdown.encode()
+    files["runs.csv"] = runs_csv
     written = []
     for name, content in files.items():
         with atomic_write(output / name) as part:
@@ -355,10 +369,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not args.fewer_runs:
         refuse_fewer_runs(before, runs, "--output", known=not (args.runs or args.known))
     results = Results(study, runs)
-    kept = [] if args.fewer_runs else kept_pictures(output, runs)
-    report = Report(study, Analysis(results), MinimaFiles(results, out_dir), kept)
+    # The folder of the results has the new table already: it doesn't tell what was drawn.
+    drops = args.fewer_runs or output.resolve() == out_dir.resolve()
+    earlier = [] if drops else earlier_pictures(output, runs)
+    report = Report(study, Analysis(results), MinimaFiles(results, out_dir), earlier)
     if not args.fewer_runs:
-        refuse_fewer_pictures(output, report.pictures)
+        refuse_fewer_pictures(output, report)
     report_files(write(report, content, output))
     return output / "report.md"
 

@@ -111,7 +111,7 @@ def _significant(estimate: Estimate) -> str:
     digits = 1 - math.floor(math.log10(half))
     if not -3 <= digits <= 5 or abs(estimate.value) >= 1e5:
         return f"{estimate.value:.3g} ± {half:.2g}"
-    mean, half = round(estimate.value, digits), round(half, digits)
+    mean, half = round(estimate.value, digits) + 0.0, round(half, digits)  # never -0
     return f"{mean:.{max(0, digits)}f} ± {half:.{max(0, digits)}f}"
 
 

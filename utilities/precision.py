@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CONVOLUTIONS = [f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)]
 MATRIX_PRODUCTS = ["matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm"]
-# What torch's autocast on CPUs runs in 16 bits.
+# What torch's autocast on CPUs runs in 16 bits, where a model calls it itself: what is called in
+# others, as in nn.MultiheadAttention, stays with torch's autocast, as right and slower.
 PRODUCTS = {
     *(getattr(torch, name) for name in (*CONVOLUTIONS, *MATRIX_PRODUCTS)),
     *(getattr(Tensor, name) for name in (*MATRIX_PRODUCTS, "__matmul__")),
@@ -52,13 +54,15 @@ def resolve(name: str, device: torch.device) -> str:
     return name
 
 
-def autocast(name: str, device: torch.device) -> AbstractContextManager[object]:
+@contextmanager
+def autocast(name: str, device: torch.device) -> Iterator[None]:
     """The context in which a forward pass runs in ``name``; nothing at all for fp32."""
     if name == "fp32":
-        return nullcontext()
-    if is_rounded(name, device):
-        return RoundedProducts(DTYPES[name])
-    return torch.autocast(device.type, DTYPES[name])
+        yield
+        return
+    rounding = RoundedProducts() if is_rounded(name, device) else nullcontext()
+    with torch.autocast(device.type, DTYPES[name]), rounding:
+        yield
 
 
 def is_rounded(name: str, device: torch.device) -> bool:
@@ -67,31 +71,19 @@ def is_rounded(name: str, device: torch.device) -> bool:
 
 
 def compile_options(name: str, device: torch.device) -> dict[str, Any]:
-    """Options of ``torch.compile``, which else leaves out what only rounds an operand."""
+    """Options of ``torch.compile``, which otherwise drops casts that only round."""
     return {"emulate_precision_casts": True} if is_rounded(name, device) else {}
 
 
 class RoundedProducts(TorchFunctionMode):
-    """Autocast on a CPU without instructions for ``dtype``: the same formats at fp32's speed.
+    """What autocast on a CPU does, without instructions for its format.
 
     torch's kernels of a format that the CPU lacks are far slower than those of fp32
-    (benchmarks/README.md). Within, products and convolutions run in fp32, on operands rounded to
-    ``dtype``, and their results are rounded too, gradients likewise: what 16 bits hold is what
-    autocast would hold, but for the order of the sums.
+    (benchmarks/README.md). Within, where autocast is on, products and convolutions run in fp32, on
+    rounded operands, and their results are rounded too, gradients likewise: what 16 bits hold is
+    what autocast would hold, but for the order of sums and what attention holds within itself.
+    ``torch.utils.checkpoint`` computes again without such modes, so that it can't go with this one.
     """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.autocast = torch.autocast("cpu", dtype)
-
-    def __enter__(self) -> RoundedProducts:
-        self.autocast.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.autocast.__exit__(*error)
 
     def __torch_function__(
         self,
@@ -101,19 +93,21 @@ class RoundedProducts(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        # A model may leave autocast for a part of itself.
-        if func not in PRODUCTS or not torch.is_autocast_enabled("cpu"):
+        # A model may leave autocast for a part of itself; autocast leaves products into ``out``.
+        if func not in PRODUCTS or "out" in kwargs or not torch.is_autocast_enabled("cpu"):
             return func(*args, **kwargs)
+        dtype = torch.get_autocast_dtype("cpu")  # it may also take another format for a part
         with torch.autocast("cpu", enabled=False):
-            args, kwargs = tree_map(self._rounded, (args, kwargs))
+            args, kwargs = tree_map(lambda value: rounded(value, dtype), (args, kwargs))
             result = func(*args, **kwargs)
-            return result.to(self.dtype) if result.dtype == torch.float32 else result
+            return result.to(dtype) if result.dtype == torch.float32 else result
 
-    def _rounded(self, value: Any) -> Any:
-        """A tensor as autocast takes it, which leaves float64 and integers alone, but in fp32."""
-        if isinstance(value, Tensor) and value.dtype in (torch.float32, self.dtype):
-            return value.to(self.dtype).float()
-        return value
+
+def rounded(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor as autocast takes it, which leaves float64 and integers alone, but in fp32."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+        return value.to(dtype).float()
+    return value
 
 
 def make_scaler(name: str, device: torch.device) -> torch.amp.GradScaler:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from utilities.precision import autocast
+from utilities.precision import DTYPES, RoundedProducts, is_rounded
 
 
 class UnsuitedError(ValueError):
@@ -35,8 +35,10 @@ class StandIn(nn.Module):
 
     def __init__(self, model: nn.Module, precision: str, compiled: bool) -> None:
         super().__init__()
-        self.model, self.precision, self.compiled = model, precision, compiled
+        self.model, self.compiled = model, compiled
         self.device = next(model.parameters()).device
+        self.dtype = DTYPES.get(precision)
+        self.rounds = is_rounded(precision, self.device)
 
     def prepare(self, inputs: Any) -> Any:
         """A batch's inputs as ``forward`` takes them; it may share their memory."""
@@ -48,7 +50,10 @@ class StandIn(nn.Module):
     def forward(self, inputs: Any) -> Any:
         """The model's outputs, from what ``prepare`` gave."""
         attention = SeparateAttention() if self.compiled else nullcontext()
-        with attention, autocast(self.precision, self.device):
+        # A compiler follows these contexts only where they are made, and asks no CPU what it has.
+        half = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        rounding = RoundedProducts() if self.rounds else nullcontext()
+        with attention, half, rounding:
             return _widened(self._outputs(inputs))
 
     def _outputs(self, inputs: Any) -> Any:

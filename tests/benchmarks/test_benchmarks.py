@@ -163,7 +163,7 @@ def test_bf16_is_timed_with_and_without_our_roundings(
 ) -> None:
     case = CASES["WRN-16-2"]._replace(flags=(*TINY_WRN, "--batch_size=8"))
     monkeypatch.setitem(CASES, "WRN-16-2", case)
-    monkeypatch.setattr(training_throughput, "HALVED", ("WRN-16-2",))
+    monkeypatch.setattr(training_throughput, "BF16_CASES", ("WRN-16-2",))
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of a CPU without bf16
     original = RoundedProducts.__enter__
     entered: list[RoundedProducts] = []

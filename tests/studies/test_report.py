@@ -32,7 +32,7 @@ from loss_landscape.sharpness_measures.epoch_sharpness import EdgeRead
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results
-from studies.kept_pictures import KEPT, KeptPicture
+from studies.kept_pictures import SAID, EarlierPicture, earlier_pictures
 from studies.minima_files import (
     AlongTraining,
     MinimaFiles,
@@ -207,22 +207,34 @@ def test_pictures_of_runs_whose_files_are_gone_are_kept(real: Path, tmp_path: Pa
         text = report_of(gone, output)
         kinds = ("curves", "surfaces", "spectra", "along_training", "beside")
         captions = [re.search(rf"_{kind}\.png\)\n\n(.*)", text)[1] for kind in kinds]
-        assert all(caption.count(KEPT) == 1 for caption in captions)
+        assert all(caption.count(SAID) == 1 for caption in captions)
         assert "### Sharpness along the training\n\n![MUTAG: along_training]" in text
         assert {path.name: path.read_bytes() for path in output.glob("*.png")} == before
     # With the files again all is drawn anew.
-    assert KEPT not in report_of(real, output)
+    assert SAID not in report_of(real, output)
     # A run's files that are back give its own picture beside the one of both.
-    for path in (*real.rglob("*_SAM_*"), *real.glob("outputs/*_SAM_*")):
+    for path in real.rglob("*_SAM_*"):
         (gone / path.relative_to(real)).parent.mkdir(exist_ok=True)
         shutil.copy(path, gone / path.relative_to(real))
     text = report_of(gone, output)
     curves = re.findall(r"!\[MUTAG: curves\]\((.*)\)\n\n\*(.*)\*", text)
-    assert [KEPT in caption for _, caption in curves] == [True, False]
+    assert [SAID in caption for _, caption in curves] == [True, False]
     assert [caption.count(".dat") for _, caption in curves] == [2, 1]
     assert (output / curves[0][0]).read_bytes() == before["MUTAG_curves.png"]
     assert (output / curves[1][0]).read_bytes() != before["MUTAG_curves.png"]
-    assert f"{curves[1][0]}" in os.listdir(output)
+    # When that run was trained again, what only the old picture shows would be lost.
+    best = next((gone / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
+    table, before = (gone / "runs.csv").read_text(), digest(best)
+    content = checkpoint.load(best)
+    content["state_dict"]["classifier.bias"] += 1
+    checkpoint.save(best, content)
+    (gone / "runs.csv").write_text(table.replace(before, digest(best)))
+    results = Results(read_study(gone / "small.toml"), read_runs(gone / "runs.csv"))
+    earlier = earlier_pictures(output, results.runs)
+    again = report.Report(results.study, Analysis(results), MinimaFiles(results, gone), earlier)
+    assert "MUTAG_curves.png" in again.pictures and "MUTAG_curves.png" in again.lost
+    with pytest.raises(ValueError, match="of its pictures would be lost, such as MUTAG_"):
+        report.main(words(gone, output))
 
 
 def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_path: Path) -> None:
@@ -232,6 +244,10 @@ def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_p
     shutil.copy(real / "small.toml", gone)
     table = (real / "runs.csv").read_text()
     sha256 = read_runs(real / "runs.csv")[0].sha256
+    for old, new in ((sha256, "0" * 64), (",ADAM,", ",other,")):
+        (gone / "runs.csv").write_text(table.replace(old, new))
+        before = read_runs(gone / "runs.csv")
+        assert not any(each.is_true for each in earlier_pictures(output, before))
     (gone / "runs.csv").write_text(table.replace(sha256, "0" * 64))
     with pytest.raises(ValueError, match="5 of its pictures would be lost"):
         report.main(words(gone, output))
@@ -240,11 +256,13 @@ def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_p
 
 def test_a_caption_tells_whether_a_picture_shows_more() -> None:
     paths = [Path(f"{number}.dat") for number in range(14)]
-    kept = KeptPicture("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}.")
+    kept = EarlierPicture(
+        *("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}."), is_true=True
+    )
     assert "and 2 more" in kept.caption
     for drawn, more in ((paths, False), (paths[:13], True), (paths[:3], True), (paths[1:], True)):
         assert kept.shows_more_than(drawn) == more
-    few = replace(kept, caption=f"Of. Runs: {names(paths[:2])}. {KEPT}")
+    few = replace(kept, caption=f"Of. Runs: {names(paths[:2])}. {SAID}")
     assert not few.shows_more_than(paths[:2]) and not few.shows_more_than(paths[:3])
     assert few.shows_more_than(paths[1:]) and few.shows_more_than([])
     assert not replace(kept, caption="Of all.").shows_more_than(paths)

@@ -22,10 +22,9 @@ from trainings import my_train_cifar, my_train_mitbih
 from trainings.fit import train_epoch
 from trainings.options import start
 from trainings.state import TrainingState
-from utilities import checkpoint
+from utilities import checkpoint, precision
 from utilities.precision import (
     DTYPES,
-    RoundedProducts,
     autocast,
     compile_options,
     fast_dtypes,
@@ -95,7 +94,11 @@ PRODUCTS = {
     "@": (operator.matmul, SERIES, (20, 6)),
     "matmul": (torch.matmul, SERIES, (20, 6)),
     "bmm": (Tensor.bmm, SERIES, (2, 20, 5)),
+    "mm": (lambda x, w: x[0].mm(w), SERIES, (20, 6)),
     "addmm": (lambda x, w: torch.addmm(w[0], x[0], w), SERIES, (20, 6)),
+    "addbmm": (lambda x, w: torch.addbmm(w[0, 0], x, w), SERIES, (2, 20, 5)),
+    "baddbmm": (lambda x, w: torch.baddbmm(w[:, :1], x, w), SERIES, (2, 20, 5)),
+    "conv3d": (F.conv3d, torch.Size((1, 2, 4, 6, 6)), (3, 2, 2, 3, 3)),
     "attention": (lambda x, w: F.scaled_dot_product_attention(x, w, w), SERIES, SERIES),
 }
 
@@ -110,8 +113,11 @@ def without_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_a_cpu_without_instructions_rounds_where_torchs_autocast_does(
-    product: str, name: str
+    product: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[object] = []
+    original = precision.rounded
+    monkeypatch.setattr(precision, "rounded", lambda *args: seen.append(args) or original(*args))
     function, *shapes = PRODUCTS[product]
     dtype = DTYPES[name]
     step = torch.finfo(dtype).eps  # of the last place
@@ -123,29 +129,37 @@ def test_a_cpu_without_instructions_rounds_where_torchs_autocast_does(
         x, w = x / 25, w / 25
     expected = function(x.to(dtype).double(), w.to(dtype).double()).to(dtype)
     gradients = []
-    for context in (autocast(name, CPU), torch.autocast("cpu", dtype)):
+    ours = autocast(name, CPU)
+    for context in (ours, torch.autocast("cpu", dtype)):
         leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
         with context:
             y = function(*leaves)
         (y.float() / 64).square().sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
-        if isinstance(context, RoundedProducts):
+        if context is ours:
+            assert len(seen) > 1  # torch computes rightly, too, what the mode doesn't know
             torch.testing.assert_close(y, expected, rtol=0 if exact else step, atol=0)
-    for ours, theirs in zip(*gradients, strict=True):
-        assert ours.dtype == torch.float32
-        assert (ours - theirs).norm() <= 2 * step * theirs.norm()
-        once = product in ("transposed", "@", "matmul", "bmm")  # others sum several gradients
-        assert not once or torch.equal(ours, ours.to(dtype).float())
+    for found, other in zip(*gradients, strict=True):
+        assert found.dtype == torch.float32
+        assert (found - other).norm() <= 2 * step * other.norm()
+        once = product in ("transposed", "@", "matmul", "bmm", "mm")  # others sum several gradients
+        assert not once or torch.equal(found, found.to(dtype).float())
 
 
 @pytest.mark.usefixtures("without_half_precision")
 def test_a_cpu_without_instructions_leaves_what_autocast_leaves() -> None:
     x, w = torch.randn(8, 8), torch.randn(8, 8)
+    exact = x @ w
     with autocast("bf16", CPU):
         assert torch.is_autocast_enabled("cpu")
         assert (x.double() @ w.double()).dtype == torch.float64
         assert (x.int() @ w.int()).dtype == torch.int32
         assert (x + w).dtype == torch.float32
+        assert (x.half() @ w).dtype == torch.bfloat16
+        out = torch.empty(8, 8)
+        assert torch.mm(x, w, out=out) is out and torch.equal(out, exact)
+        with torch.autocast("cpu", torch.float16):
+            assert (x @ w).dtype == torch.float16
         with torch.autocast("cpu", enabled=False):  # as a model may do for a part of itself
             assert (x @ w).dtype == torch.float32
         assert (x @ w).dtype == torch.bfloat16
@@ -235,6 +249,7 @@ def test_a_compiled_model_rounds_as_the_plain_one() -> None:
         plain, compiled = model(x), torch.compile(model, options=compile_options("bf16", CPU))(x)
     assert compiled.dtype == torch.bfloat16
     assert torch.equal(compiled, plain)
+    assert not torch.equal(plain, model(x).bfloat16())  # which rounds the outputs alone
 
 
 @torch._inductor.config.patch(compile_threads=1)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from loss_landscape.forward_pass.stand_ins import (
 )
 from models.transformer import Transformer
 from models.wide_res_net import WideResNet
+from utilities.precision import compile_options
 
 
 class Block(nn.Module):
@@ -148,6 +150,24 @@ def test_separate_attention_is_attention() -> None:
         with SeparateAttention():
             found = F.scaled_dot_product_attention(q, k, v, **options)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch._inductor.config.patch(compile_threads=1)
+@torch.no_grad()
+@pytest.mark.parametrize("found", [{}, {"avx512_bf16": True}], ids=["without bf16", "with it"])
+def test_compiled_bf16_is_the_plain_one(found: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    torch.manual_seed(0)
+    model = Transformer(length=40, dim=16, heads=2, feedforward=16).eval()
+    signals = torch.randn(6, 40)
+    stand_in = StandIn(model, "bf16", compiled=True).eval()
+    options = compile_options("bf16", torch.device("cpu"))
+    compiled = torch.compile(stand_in, dynamic=False, fullgraph=True, options=options)
+    plain, exact = stand_in(signals), model(signals)
+    assert (plain - exact).norm() > 1e-3 * exact.norm()
+    assert (compiled(signals) - exact).norm() > 1e-3 * exact.norm()
+    if not found:  # else the compiler leaves out casts between what it fuses
+        assert (compiled(signals) - plain).norm() < 0.2 * (plain - exact).norm()
 
 
 @torch.no_grad()
