@@ -11,8 +11,9 @@ from contextlib import suppress
 from studies.comparisons import Comparison, Results
 from studies.markdown import code, text
 from studies.other_values import other_values
-from studies.plan import Plan
+from studies.plan import Plan, words
 from studies.runs_file import TrainedRun
+from studies.section import Flags
 from studies.table import SELECT, Optimizer
 from utilities.files import ROOT
 from utilities.tables import table
@@ -42,12 +43,13 @@ def _which(seeds: Sequence[int], folds: Sequence[int | None]) -> str:
     return said + (f"; folds {', '.join(known)}" if known else "; no cross-validation")
 
 
-def _flags(flags: Mapping[str, object]) -> str:
+def _flags(flags: Flags) -> str:
     return f"; {code(_flag_text(flags))}" if flags else ""
 
 
-def _flag_text(flags: Mapping[str, object]) -> str:
-    said = (f"--{key}={shlex.quote(f'{value}')}" for key, value in flags.items())
+def _flag_text(flags: Flags) -> str:
+    parts = (word.partition("=") for word in words(flags))
+    said = (f"{name}={shlex.quote(value)}" if equals else name for name, equals, value in parts)
     return " ".join(said) or "the task's defaults"
 
 
