@@ -50,7 +50,7 @@ def resolve(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if "bf16" in fast else "fp32"
     if name in DTYPES and name not in fast:
-        print(f"note: --precision {name} is no faster than fp32 on this {device.type}, see --help")
+        print(f"note: --precision {name} is no faster than fp32 on this {device.type}")
     return name
 
 
