@@ -301,7 +301,7 @@ def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
     The table of runs is the last: what is older than its pictures can't keep any.
     """
     before = pictures_of(output)
-    files = {name: content for name, content in report.pictures.items()}
+    files = dict(report.pictures)
     files["report.html"] = page(report.markdown, report.pictures).encode()
     files["report.md"] = report.markdown.encode()
     files["runs.csv"] = runs_csv
