@@ -28,7 +28,7 @@ class Beside:
 
     Attributes:
         which: seed and fold, for people.
-        paths: the two checkpoints.
+        paths: the two checkpoints, and what was measured along both trainings where that is shown.
         runs: how many runs its panel of test accuracies has of each.
     """
 
@@ -58,13 +58,16 @@ def beside(files: MinimaFiles, data: str, optimizers: Sequence[str]) -> Beside |
         return None
     two = [minima[pair] for minima in by_pair]
     repetitions = [_repetitions(files, data, name) for name in optimizers]
+    along = _along(files, two)
     try:
-        figure = _draw(two, repetitions, _along(files, two))
+        figure = _draw(two, repetitions, along)
     except (ValueError, OSError) as error:
         files.notes.append(f"no picture of {' beside '.join(optimizers)} on {data}: {error}")
         return None
     runs = [len(each.accuracies) for each in repetitions]
-    return Beside(figure, pair_text(pair), [minimum.files.best for minimum in two], runs)
+    paths = [minimum.files.best for minimum in two]
+    paths += [epochs_path(minimum.files.spectrum) for minimum in two] if along else []
+    return Beside(figure, pair_text(pair), paths, runs)
 
 
 def _is_measured(run: Run) -> bool:

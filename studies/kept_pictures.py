@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.markdown import HEADING, PICTURE, picture, text
+from studies.markdown import HEADING, LINK, PICTURE, picture, text
 from studies.minima_files import names
 from studies.runs_file import NoRunsError, TrainedRun, read_runs
+from utilities.pictures import files_of_png
 
 RUNS = re.compile(r"Runs: (.*?)(?: and (\d+) more)?\.(?: |$)")
-SAID = "Kept from an earlier report, because not all files of these runs are at hand."
+KEPT = "Kept from an earlier report"
+SAID = f"{KEPT}: this one was not drawn from all of these files."
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class EarlierPicture:
     Attributes:
         data, heading: the data set, and what the picture stands below, in Markdown.
         kind, name, content: of the file.
-        caption: in Markdown; it names the files of runs that were drawn.
-        is_true: whether the new report still has all runs of the data set as they were.
+        caption: in Markdown; it names the files of runs that were drawn, of many the first ones.
+        files: names of all of them; none in a picture from before pictures listed them.
+        is_true: whether the new report still has all runs of the data set as they were, and the
+            caption is of this picture.
     """
 
     data: str
@@ -36,25 +40,46 @@ class EarlierPicture:
     name: str
     content: bytes
     caption: str
+    files: frozenset[str]
     is_true: bool
 
     def shows_more_than(self, paths: Sequence[Path]) -> bool:
-        """Whether it was drawn from files that are not among ``paths``.
+        """Whether it was drawn from files that are not among ``paths``, as far as can be told.
 
-        Of many files the caption names the first ones and the number of the others.
+        Where only the caption names them, and not all, it counts as such unless the new caption
+        would be the very same.
         """
+        drawn = {path.name for path in paths}
+        if self.files:
+            return not self.files <= drawn
         found = RUNS.search(self.caption)
         if found is None or found[0].strip() == f"Runs: {names(paths)}.":
             return False
-        named = set(re.findall(r"`([^`]+)`", found[1]))
-        drawn = {path.name for path in paths}
-        return not named <= drawn or len(named) + int(found[2] or 0) > len(drawn)
+        return found[2] is not None or not _named(found) <= drawn
 
     @property
     def markdown(self) -> str:
         """The picture as the report before has it, and that it is kept."""
-        said = "" if self.caption.endswith(SAID) else f" {SAID}"
+        said = "" if KEPT in self.caption else f" {SAID}"
         return picture(self.data, self.kind, self.name, self.caption + said)
+
+
+def report_before(output: Path) -> str:
+    """The Markdown of the report in a folder; "" without one.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    path = output / "report.md"
+    try:
+        return path.read_text("utf-8") if path.is_file() else ""
+    except ValueError as error:
+        raise ValueError(f"{path}: no report that can be read ({error}); move it away") from None
+
+
+def pictures_of(output: Path) -> set[str]:
+    """Names of the pictures in the report of this folder, if there is one."""
+    return set(re.findall(LINK, report_before(output), re.MULTILINE))
 
 
 def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPicture]:
@@ -67,10 +92,10 @@ def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPi
             or left out.
 
     Raises:
-        ValueError: the table of the report before can't be read.
+        ValueError: the report before, its table or a picture can't be read.
     """
-    markdown, table = output / "report.md", output / "runs.csv"
-    if not (markdown.is_file() and table.is_file()):
+    markdown, table = report_before(output), output / "runs.csv"
+    if not (markdown and table.is_file()):
         return []
     try:
         before = read_runs(table)
@@ -80,22 +105,42 @@ def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPi
     compared = [run for run in before if run.stage == "run"]
     changed = {text(run.data) for run in compared if _is_changed(run, after.get(_weights(run)))}
     pictures, heading = [], ""
-    for found in re.finditer(f"{HEADING}|{PICTURE}", markdown.read_text("utf-8"), re.MULTILINE):
+    for found in re.finditer(f"{HEADING}|{PICTURE}", markdown, re.MULTILINE):
         if found["heading"] is not None:
             heading = found["heading"]
         elif (output / found["name"]).is_file():
             content = (output / found["name"]).read_bytes()
             words = {key: found[key] for key in ("data", "kind", "name", "caption")}
-            is_true = found["data"] not in changed
+            try:
+                files = files_of_png(content)
+            except ValueError as error:
+                raise ValueError(f"{output / found['name']}: {error}; remove it") from None
+            is_true = found["data"] not in changed and _fits(found["caption"], files)
             pictures.append(
-                EarlierPicture(heading=heading, content=content, is_true=is_true, **words)
+                EarlierPicture(
+                    heading=heading, content=content, files=files, is_true=is_true, **words
+                )
             )
     return pictures
 
 
+def _named(found: re.Match[str]) -> set[str]:
+    """The names in what ``RUNS`` found in a caption."""
+    return set(re.findall(r"`([^`]+)`", found[1]))
+
+
+def _fits(caption: str, files: frozenset[str]) -> bool:
+    """Whether a caption is of the picture of these files: a report may have been cut short."""
+    found = RUNS.search(caption)
+    if found is None or not files:
+        return True
+    named = _named(found)
+    return named <= files and len(named) + int(found[2] or 0) == len(files)
+
+
 def _weights(run: TrainedRun) -> tuple[object, ...]:
     """What two rows of the same trained network agree in, and what pictures call it."""
-    return run.identity, run.data, run.optimizer, run.chosen, run.sha256
+    return run.stage, run.pair, run.data, run.optimizer, run.chosen, run.sha256
 
 
 def _is_changed(before: TrainedRun, after: TrainedRun | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+LINK = r"\]\(([\w.-]+\.png)\)$"
 HEADING = r"^### (?P<heading>.*)$"
 PICTURE = r"^!\[(?P<data>.*): (?P<kind>\w+)\]\((?P<name>[\w.-]+\.png)\)\n\n\*(?P<caption>.*)\*$"
 

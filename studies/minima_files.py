@@ -6,7 +6,7 @@ training was repeated, or a file damaged, it is left out and a note says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from studies.comparisons import Results, pair_text
 from studies.plan import KEPT
 from studies.plot_history import Curve, read_curves
 from studies.runs_file import TrainedRun
-from studies.table import ALONG
+from studies.table import ALONG, Study
 from utilities import checkpoint
 from utilities.files import sha256_of
 from utilities.runs import Run, differing, run_settings
@@ -278,6 +278,15 @@ def names(paths: Sequence[Path], most: int = 12) -> str:
     """The files' names, for a caption; of many the first ones."""
     shown = ", ".join(f"`{path.name}`" for path in paths[:most])
     return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")
+
+
+def said_of_none(study: Study, data: str, kind: str, found: Collection[str]) -> str:
+    """Which optimizers a picture lacks of those that the table has measured; "" if none."""
+    asked = [
+        name for m in study.measures if m.kind == kind and data in m.data for name in m.optimizers
+    ]
+    lacking = [name for name in asked if name not in found]
+    return f"Of {', '.join(lacking)} there is none, as the table asks." if lacking else ""
 
 
 def said_of_edges(runs: Mapping[str, AlongTraining]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,21 +23,25 @@ from studies.beside import beside
 from studies.collect import rows
 from studies.comparisons import ACCURACY, F1, LAMBDA_MAX, TRACE, Comparison, Results
 from studies.fewer_runs import add_fewer_runs_flag, refuse_fewer_runs
-from studies.kept_pictures import EarlierPicture, earlier_pictures
+from studies.kept_pictures import EarlierPicture, earlier_pictures, pictures_of
 from studies.known_runs import add_known_flag
 from studies.markdown import code, picture, text
-from studies.minima_files import MinimaFiles, names, said_of_edges, said_of_lacking
+from studies.minima_files import (
+    MinimaFiles,
+    names,
+    said_of_edges,
+    said_of_lacking,
+    said_of_none,
+)
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runner import add_set_flag
 from studies.runs_file import read_runs, write_runs
-from studies.table import Study, read_study
+from studies.table import ALONG, Study, read_study
 from utilities.cli import Parser, report_files, run
 from utilities.files import ROOT, atomic_write, target
 from utilities.pictures import small_png
 from utilities.tables import table
-
-IMAGE = re.compile(r"^!\[[^\]]*\]\(([\w.-]+\.png)\)$", re.MULTILINE)
 
 
 class Report:
@@ -53,6 +57,7 @@ class Report:
         markdown: the whole text.
         pictures: PNG files by name.
         lost: names of earlier pictures that can't be drawn and aren't true any more.
+        redrawn: names of earlier pictures of which a new one shows all.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Report:
         self.numbers = report_pictures.looks([o.name for o in study.optimizers])
         self.pictures: dict[str, bytes] = {}
         self.lost: list[str] = []
+        self.redrawn: list[str] = []
         results = analysis.results
         parts = [
             f"# {text(study.title)}",
@@ -142,12 +148,10 @@ class Report:
         figure = report_pictures.draw_minima(
             self.analysis.results, data, correlations, self._shown(data)
         )
-        return self._picture(
-            data,
-            "minima",
-            figure,
-            "Each point is a run's minimum: test error over sharpness. Runs: those of `runs.csv`.",
-        )
+        caption = "Each point is a run's minimum: test error over sharpness. "
+        left = [text(c.quantity.text) for c in correlations[report_pictures.MOST_PANELS :]]
+        caption += f"Only in the table: {', '.join(left)}. " if left else ""
+        return self._picture(data, "minima", figure, f"{caption}Runs: those of `runs.csv`.")
 
     def _shown(self, data: str) -> dict[str, int]:
         results = self.analysis.results
@@ -163,14 +167,16 @@ class Report:
     def _surfaces(self, data: str) -> str:
         surfaces = self.files.surfaces(data)
         figure = report_pictures.draw_surfaces(surfaces, "train_loss") if surfaces else None
-        caption = f"Loss around one minimum each, {surfaces.which}. Runs: {names(surfaces.paths)}."
+        caption = f"Loss around one minimum each, {surfaces.which}. "
+        caption += self._none(data, "surface", surfaces) + f"Runs: {names(surfaces.paths)}."
         heading = "Surfaces on one scale"
         return self._drawn(heading, data, "surfaces", figure, caption, surfaces.paths)
 
     def _spectra(self, data: str) -> str:
         spectra = self.files.spectra(data)
         figure = report_pictures.draw_spectra(spectra, self.numbers) if spectra else None
-        caption = f"Hessian of one minimum each, {spectra.which}. Runs: {names(spectra.paths)}."
+        caption = f"Hessian of one minimum each, {spectra.which}. "
+        caption += self._none(data, "spectrum", spectra) + f"Runs: {names(spectra.paths)}."
         return self._drawn("Spectra", data, "spectra", figure, caption, spectra.paths)
 
     def _along_training(self, data: str) -> str:
@@ -178,9 +184,13 @@ class Report:
         figure = report_pictures.draw_along_training(found, self.numbers) if found else None
         said = [said_of_edges(found), said_of_lacking(found)]
         caption = f"One run each, {found.which}. {text(' '.join(filter(None, said)))} "
-        caption += f"Runs: {names(found.paths)}."
+        caption += self._none(data, ALONG, found) + f"Runs: {names(found.paths)}."
         heading = "Sharpness along the training"
         return self._drawn(heading, data, "along_training", figure, caption, found.paths)
+
+    def _none(self, data: str, kind: str, found: Collection[str]) -> str:
+        said = text(said_of_none(self.study, data, kind, found))
+        return f"{said} " if said else ""
 
     def _beside(self, data: str) -> str:
         two = (self.study.base, report_text.TRAINED)
@@ -207,21 +217,25 @@ class Report:
         place = (text(data), heading)
         shown = []
         for each in self.before:
-            if (each.data, each.heading) != place or not each.shows_more_than(paths):
+            if (each.data, each.heading) != place:
                 continue
-            if each.is_true:
+            if not each.shows_more_than(paths):
+                self.redrawn += [each.name] if figure else []
+            elif each.is_true:
                 kept = replace(each, name=self._free(each.name))
                 self.pictures[kept.name] = kept.content
                 shown.append(kept.markdown)
             else:
                 self.lost.append(each.name)
-        shown += [self._picture(data, kind, figure, caption)] if figure else []
+        shown += [self._picture(data, kind, figure, caption, paths)] if figure else []
         return "\n\n".join([f"### {heading}", *shown]) if shown else ""
 
-    def _picture(self, data: str, kind: str, figure: Figure, caption: str) -> str:
+    def _picture(
+        self, data: str, kind: str, figure: Figure, caption: str, paths: Sequence[Path] = ()
+    ) -> str:
         stem = re.sub(r"[^\w.-]", "-", data, flags=re.ASCII)
         name = self._free(f"{stem}_{kind}.png")
-        self.pictures[name] = small_png(figure)
+        self.pictures[name] = small_png(figure, [path.name for path in paths])
         return picture(text(data), kind, name, caption)
 
     def _free(self, name: str) -> str:
@@ -240,6 +254,8 @@ class Report:
             "",
             f"    python study.py {_shown_path(study.path)}{changes}",
             f"    python study.py report {_shown_path(study.path)}{changes}",
+            "",
+            "Without its folder of results `--runs` and this report's `runs.csv` make the report.",
         ]
         gone = len(self.analysis.results.runs) - len(self.files.minima)
         if gone:
@@ -272,12 +288,6 @@ def _shown_path(path: Path) -> str:
         return path.name
 
 
-def pictures_of(output: Path) -> set[str]:
-    """Names of the pictures in the report of this folder, if there is one."""
-    markdown = output / "report.md"
-    return set(IMAGE.findall(markdown.read_text("utf-8"))) if markdown.is_file() else set()
-
-
 def refuse_fewer_pictures(output: Path, report: Report) -> None:
     """Stop before pictures are lost whose runs' files may be gone.
 
@@ -285,7 +295,8 @@ def refuse_fewer_pictures(output: Path, report: Report) -> None:
         ValueError: the report of this folder has pictures that the new one lacks, or that show
             more than its own do.
     """
-    missing = pictures_of(output).difference(report.pictures).union(report.lost)
+    drawn = {*report.pictures, *report.redrawn}
+    missing = pictures_of(output).difference(drawn).union(report.lost)
     lost = sorted(name for name in missing if (output / name).is_file())
     if lost:
         raise ValueError(
@@ -298,7 +309,7 @@ def refuse_fewer_pictures(output: Path, report: Report) -> None:
 def write(report: Report, runs_csv: bytes, output: Path) -> list[Path]:
     """Write all files and remove pictures that only the report before had.
 
-    The table of runs is the last: what is older than its pictures can't keep any.
+    The table of runs is the last: a report that was cut short goes with the runs before it.
     """
     before = pictures_of(output)
     files = dict(report.pictures)

@@ -49,7 +49,10 @@ def _flags(flags: Flags) -> str:
 
 def _flag_text(flags: Flags) -> str:
     parts = (word.partition("=") for word in words(flags))
-    said = (f"{name}={shlex.quote(value)}" if equals else name for name, equals, value in parts)
+    said = (
+        f"{name}={shlex.quote(value)}" if equals else shlex.quote(name)
+        for name, equals, value in parts
+    )
     return " ".join(said) or "the task's defaults"
 
 

@@ -49,6 +49,10 @@ METHODS = """
   they are above 0.
 - Equal epochs give SAM two passes through the network a step where its base takes one; at equal
   passes the base trains for more epochs.
+- A minimum is the network of the epoch that validation chose, which may be an early one. Train
+  accuracy is the mean over that epoch's steps, as they see the training samples: with dropout,
+  augmentation and the weights of each step. So it can be below the test accuracy, and the
+  generalisation gap, their difference, below 0.
 - The test error is what is missing to 100 % of the accuracy, or of macro F1 where validation
   chose by that. Tau is Kendall's tau-b of it and a measure of sharpness over all minima of a data
   set; above 0, flatter minima have the lower error. Its interval leaves out one seed and fold at a

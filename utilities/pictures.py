@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from utilities.files import atomic_write, target
 
 DPI = 150
 SMALL_DPI = 100  # of pictures that are kept in git
 PALETTE = 256
+DRAWN_FROM = "Drawn from"  # the PNG's text that lists files, one a line
 SUFFIXES = (".png", ".pdf", ".svg", ".eps", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 # Okabe & Ito 2008, which colour-blind people tell apart; without yellow, too pale for a line, and
 # with a wine red and a grey.
@@ -76,12 +79,33 @@ def save_picture(figure: Figure, path: Path) -> Path:
     return path
 
 
-def small_png(figure: Figure) -> bytes:
-    """The figure as a PNG with a palette, a third as large as one without: some 50 KB."""
+def small_png(figure: Figure, files: Iterable[str] = ()) -> bytes:
+    """The figure as a PNG with a palette, a third as large as one without: some 50 KB.
+
+    Args:
+        figure: what to save.
+        files: names of the files that it was drawn from, which the PNG lists for ``files_of_png``.
+    """
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=SMALL_DPI)
     image = Image.open(whole).convert("RGB")
     # Other methods melt a colour that is seldom with the pale ones of many points.
     palette = image.quantize(PALETTE, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
-    palette.save(small, format="PNG", optimize=True)
+    said = PngInfo()
+    if files:
+        said.add_itxt(DRAWN_FROM, "\n".join(files))
+    palette.save(small, format="PNG", optimize=True, pnginfo=said)
     return small.getvalue()
+
+
+def files_of_png(content: bytes) -> frozenset[str]:
+    """Names of the files that a PNG says it was drawn from; none where it says nothing.
+
+    Raises:
+        ValueError: it is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return frozenset(str(image.info.get(DRAWN_FROM, "")).split("\n")) - {""}
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"no picture that can be read ({error})") from None

@@ -28,7 +28,7 @@ PRODUCTS = {
 def fast_dtypes(device: torch.device) -> set[str]:
     """Names of the 16-bit formats that the hardware itself multiplies in.
 
-    On a CPU bf16 needs AVX512-BF16 or AMX.
+    On a CPU those of x86 are looked for: bf16 needs AVX512-BF16 or AMX.
     """
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
@@ -66,7 +66,7 @@ def autocast(name: str, device: torch.device) -> Iterator[None]:
 
 
 def is_rounded(name: str, device: torch.device) -> bool:
-    """Whether ``name`` is a format that this CPU has no instructions for."""
+    """Whether ``name`` is a format that this CPU is not known to have instructions for."""
     return device.type == "cpu" and name in DTYPES and name not in fast_dtypes(device)
 
 
@@ -80,9 +80,10 @@ class RoundedProducts(TorchFunctionMode):
 
     torch's kernels of a format that the CPU lacks are far slower than those of fp32
     (benchmarks/README.md). Within, where autocast is on, products and convolutions run in fp32, on
-    rounded operands, and their results are rounded too, gradients likewise: what 16 bits hold is
-    what autocast would hold, but for the order of sums and what attention holds within itself.
-    ``torch.utils.checkpoint`` computes again without such modes, so that it can't go with this one.
+    rounded operands, and their results are rounded too, gradients likewise: autocast rounds the
+    same. What differs are the order of sums, what attention holds within itself, and the sum of a
+    weight's gradients over several uses, which is in fp32 here.
+    ``torch.utils.checkpoint(use_reentrant=False)`` computes again without such modes and stops.
     """
 
     def __torch_function__(

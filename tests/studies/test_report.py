@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -32,7 +33,7 @@ from loss_landscape.sharpness_measures.epoch_sharpness import EdgeRead
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results
-from studies.kept_pictures import SAID, EarlierPicture, earlier_pictures
+from studies.kept_pictures import KEPT, SAID, EarlierPicture, earlier_pictures
 from studies.minima_files import (
     AlongTraining,
     MinimaFiles,
@@ -47,7 +48,7 @@ from studies.runs_file import read_runs
 from studies.table import read_study
 from trainings import my_train_GCN
 from utilities import checkpoint, cli
-from utilities.pictures import SMALL_DPI, line_style, small_png
+from utilities.pictures import SMALL_DPI, files_of_png, line_style, small_png
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -222,6 +223,9 @@ def test_pictures_of_runs_whose_files_are_gone_are_kept(real: Path, tmp_path: Pa
     assert [caption.count(".dat") for _, caption in curves] == [2, 1]
     assert (output / curves[0][0]).read_bytes() == before["MUTAG_curves.png"]
     assert (output / curves[1][0]).read_bytes() != before["MUTAG_curves.png"]
+    # With all files again one picture shows all, and the second one is of no use.
+    assert KEPT not in report_of(real, output) and not (output / "MUTAG_curves_2.png").exists()
+    report_of(gone, output)
     # When that run was trained again, what only the old picture shows would be lost.
     best = next((gone / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
     table, before = (gone / "runs.csv").read_text(), digest(best)
@@ -254,15 +258,54 @@ def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_p
     assert len(list(output.glob("*.png"))) >= 5
 
 
+def test_what_an_interrupted_report_left_is_not_kept(real: Path, tmp_path: Path) -> None:
+    """Its pictures are new, its Markdown is that of the report before."""
+    output = tmp_path / "report"
+    report_of(real, output)
+    runs = read_runs(real / "runs.csv")
+    assert all(each.is_true for each in earlier_pictures(output, runs))
+    (output / "MUTAG_curves.png").write_bytes((output / "MUTAG_surfaces.png").read_bytes())
+    assert [each.kind for each in earlier_pictures(output, runs) if not each.is_true] == ["curves"]
+    (output / "MUTAG_curves.png").write_bytes(b"PNG")
+    with pytest.raises(ValueError, match=r"MUTAG_curves\.png: no picture that can be read"):
+        report.main(words(real, output))
+    (output / "report.md").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"report\.md: no report that can be read"):
+        report.main(words(real, output))
+
+
+def test_pictures_of_runs_that_were_measured_otherwise_are_not_kept(
+    real: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "report"
+    report_of(real, output)
+    measured = [replace(r, sharpness_settings_digest="1") for r in read_runs(real / "runs.csv")]
+    # The first time that anything is measured no picture is wrong, the next time it is.
+    assert all(each.is_true for each in earlier_pictures(output, measured))
+    with (output / "runs.csv").open(newline="") as file:
+        made = [{**row, "sharpness_settings_digest": "1"} for row in csv.DictReader(file)]
+    with (output / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(made[0]))
+        writer.writeheader()
+        writer.writerows(made)
+    assert all(each.is_true for each in earlier_pictures(output, measured))
+    otherwise = [replace(run, sharpness_settings_digest="2") for run in measured]
+    assert not any(each.is_true for each in earlier_pictures(output, otherwise))
+
+
 def test_a_caption_tells_whether_a_picture_shows_more() -> None:
     paths = [Path(f"{number}.dat") for number in range(14)]
-    kept = EarlierPicture(
-        *("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}."), is_true=True
-    )
+    others = [Path("x.dat"), Path("y.dat")]
+    words = ("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}.")
+    kept = EarlierPicture(*words, frozenset(path.name for path in paths), is_true=True)
+    older = replace(kept, files=frozenset())  # whose caption alone names files, the first ones
     assert "and 2 more" in kept.caption
     for drawn, more in ((paths, False), (paths[:13], True), (paths[:3], True), (paths[1:], True)):
-        assert kept.shows_more_than(drawn) == more
-    few = replace(kept, caption=f"Of. Runs: {names(paths[:2])}. {SAID}")
+        assert kept.shows_more_than(drawn) == more and older.shows_more_than(drawn) == more
+    assert kept.shows_more_than(paths[:12] + others)
+    assert older.shows_more_than(paths[:12] + others[:1])
+    assert not kept.shows_more_than(paths + others) and older.shows_more_than(paths + others)
+    few = replace(older, caption=f"Of. Runs: {names(paths[:2])}. {SAID}")
     assert not few.shows_more_than(paths[:2]) and not few.shows_more_than(paths[:3])
     assert few.shows_more_than(paths[1:]) and few.shows_more_than([])
     assert not replace(kept, caption="Of all.").shows_more_than(paths)
@@ -455,6 +498,10 @@ def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
         done.results, "MUTAG", done.correlations, report_pictures.looks(done.results.optimizers)
     )
     content = small_png(figure)
+    assert files_of_png(content) == set()
+    assert files_of_png(small_png(figure, ["a.dat", "b c.dat"])) == {"a.dat", "b c.dat"}
+    with pytest.raises(ValueError, match="no picture that can be read"):
+        files_of_png(content[:40])
     path = tmp_path / "p.png"
     path.write_bytes(content)
     whole = tmp_path / "whole.png"

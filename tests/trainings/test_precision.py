@@ -252,6 +252,34 @@ def test_a_compiled_model_rounds_as_the_plain_one() -> None:
     assert not torch.equal(plain, model(x).bfloat16())  # which rounds the outputs alone
 
 
+@pytest.mark.usefixtures("without_half_precision")
+@pytest.mark.parametrize(
+    ("name", "kept"), [("bf16", {"emulate_precision_casts": True}), ("fp32", {})]
+)
+def test_a_compiled_training_keeps_the_casts_that_round(
+    name: str,
+    kept: dict[str, bool],
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def not_compiled(network: nn.Module, options: dict[str, object]) -> nn.Module:
+        asked.append(options)
+        return network
+
+    monkeypatch.setattr(torch, "compile", not_compiled)
+    argv = [
+        *map(str, SMALL["mitbih"]),
+        f"--data_dir={data_dir}",
+        "--compile",
+        f"--precision={name}",
+    ]
+    weights(my_train_mitbih.main, argv, tmp_path)
+    assert asked == [kept]
+
+
 @torch._inductor.config.patch(compile_threads=1)
 def test_a_compiled_model_trains_as_the_plain_one(data_dir: Path, tmp_path: Path) -> None:
     small = ("--dim=8", "--heads=2", "--layers=1", "--feedforward=8", "--patch=17", "--dropout=0")

@@ -230,6 +230,20 @@ def test_compiled_only_where_the_points_pay_for_it(make_task, monkeypatch, capsy
     np.testing.assert_allclose(compiled(points)["train_loss"], expected, rtol=1e-5)
 
 
+def test_a_compiled_way_in_bf16_keeps_the_casts_that_round(make_task, monkeypatch) -> None:
+    asked = []
+
+    def not_compiled(module: nn.Module, *, dynamic: bool, options: dict) -> nn.Module:
+        asked.append(options)
+        return module
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch, "compile", not_compiled)
+    for precision in ("fp32", "bf16"):
+        make_task("mitbih").at_point(Way("model", 0, True, precision))
+    assert asked == [{}, {"emulate_precision_casts": True}]
+
+
 def test_timing_tries_what_fits_and_leaves_out_the_rest(make_task) -> None:
     ways = {way.stand_in for way in Trial(make_task("GCN"), GRID).timed("fp32")}
     assert ways == {"plain", "merged"}
