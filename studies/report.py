@@ -160,7 +160,7 @@ class Report:
     def _curves(self, data: str) -> str:
         curves, paths = self.files.curves(data, self.numbers)
         folds = self.analysis.results.test_to_train(data) > 0
-        figure = report_pictures.draw_histories(curves, folds) if curves else None
+        figure = report_pictures.draw_histories(curves, folds, data) if curves else None
         caption = f"Mean over runs. Runs: {names(paths)}."
         return self._drawn("Learning curves", data, "curves", figure, caption, paths)
 

@@ -157,14 +157,17 @@ def _key(name: str, number: int) -> Line2D:
     return Line2D([], [], marker=mark(number), color=colour, ls="", label=plain(name))
 
 
-def draw_histories(curves: Sequence[Curve], folds: bool) -> Figure:
+def draw_histories(curves: Sequence[Curve], folds: bool, title: str) -> Figure:
     """Learning curves, training and validation, each the mean over the optimizer's runs.
 
     Args:
         curves: an optimizer each.
         folds: whether the runs are of folds, whose overlap Student's interval doesn't know.
+        title: the study's name of the data set, of which another may be another split.
     """
-    return draw_curves(curves, bands=not folds and len(curves) <= MOST_BANDS)
+    figure = draw_curves(curves, bands=not folds and len(curves) <= MOST_BANDS)
+    figure.suptitle(plain(title[:80]))
+    return figure
 
 
 def draw_surfaces(surfaces: Mapping[str, Surface], name: str) -> Figure:

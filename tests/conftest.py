@@ -204,3 +204,13 @@ def carried_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     table, out = tables.write(folder), folder / "out"
     runner.main([str(table), "--jobs=2", f"--out_dir={out}"])
     return table, out
+
+
+@pytest.fixture(scope="session")
+def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study whose runs were trained and measured; tests leave it as it is."""
+    import real_study
+
+    folder = tmp_path_factory.mktemp("real")
+    real_study.carry_out(data_dir, folder)
+    return folder

@@ -218,19 +218,23 @@ def draw_density(
 
 
 def ticks_of(kernel: Kernel, low: float, high: float) -> np.ndarray:
-    """0 and powers of ten on both sides, as many as have room; round numbers of a linear axis."""
+    """0 and powers of ten, and a number on each side that has room; round numbers if linear."""
     if math.isinf(kernel.linear):
         return np.asarray(MaxNLocator(7).tick_values(low, high))
     last = math.ceil(math.log10(max(abs(low), abs(high))))
     first = math.ceil(math.log10(2 * kernel.linear))
     powers = 10.0 ** np.arange(first, last + 1)
     more = np.outer(10.0 ** np.arange(first - 1, last + 1), [1, 2, 5]).ravel()
-    for steps in (powers, more[more >= 2 * kernel.linear]):
+    more = more[more >= 2 * kernel.linear]
+    for steps in (powers, more):
         ticks = np.concatenate([-steps[::-1], [0.0], steps])
         ticks = ticks[(low <= ticks) & (ticks <= high)]
         if len(ticks) >= FEWEST_TICKS:
             break
-    return ticks
+    for side, end in ((-1, -low), (1, high)):
+        if (more <= end).any() and not (side * ticks > 0).any():
+            ticks = np.append(ticks, side * more[more <= end].max())
+    return np.sort(ticks)
 
 
 def get_esd_plot(eigenvalues: Any, weights: Any) -> Path:

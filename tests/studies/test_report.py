@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,44 +21,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from real_study import files_of, report_of, run_main, words
 from study_runs import rows, write
 
-from loss_landscape import compare, plot_sharpness, plot_surface
-from loss_landscape.my_pyhessian import hessian
+from loss_landscape import compare, plot_surface
 from loss_landscape.my_pyhessian.spectrum_file import Spectrum
 from loss_landscape.sharpness_measures.epoch_sharpness import EdgeRead
 from studies import report, report_pictures
 from studies.beside import beside
 from studies.comparisons import Results
-from studies.kept_pictures import KEPT, SAID, EarlierPicture, earlier_pictures
 from studies.minima_files import (
     AlongTraining,
     MinimaFiles,
-    names,
     said_of_edges,
     said_of_lacking,
+    said_of_none,
 )
 from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runs_file import read_runs
-from studies.table import read_study
-from trainings import my_train_GCN
-from utilities import checkpoint, cli
+from studies.table import Measures, read_study
+from utilities import checkpoint
 from utilities.pictures import SMALL_DPI, files_of_png, line_style, small_png
 
 
 # --- files ----------------------------------------------------------------------------------------
-def words(folder: Path, output: Path) -> list[str]:
-    """The command line of a report on the made table in ``folder``."""
-    files = ["--runs", str(folder / "runs.csv"), "--out_dir", str(folder)]
-    return [str(folder / "small.toml"), *files, "--output", str(output)]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study of numbers alone."""
@@ -136,46 +121,6 @@ def test_bad_input_is_one_line_code_2_and_leaves_the_report(
     assert os.listdir(output) == ["report.md"] and (output / "report.md").read_text() == "old"
 
 
-@pytest.fixture(scope="module")
-def real(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a real study of two optimizers and one seed, with surfaces and spectra."""
-    folder = tmp_path_factory.mktemp("real")
-    made = [row for row in rows(["MUTAG"]) if (row["seed"], row["fold"]) == (1, 0)]
-    made = [row for row in made if row["optimizer"] in ("ADAM", "SAM")]
-    common = [f"--data_dir={data_dir}", f"--out_dir={folder}", "--threads=1"]
-    for row in made:
-        training = ["--dataset=TINY", "--seed=1", "--fold=0", "--epochs=2", "--hidden_channels=8"]
-        training += [f"--optimizer={row['optimizer']}", "--keep_epochs=1", *common]
-        run_main(my_train_GCN.main, training)
-        (best,) = (folder / "to_plot").glob(f"model_GCN_{row['optimizer']}_*_seed1.pt")
-        row["test_acc"] = checkpoint.load(best)["metrics"]["test_acc"]
-        file = f"--model_file={best}"
-        run_main(plot_surface.main, [file, "--x=-1:1:3", "--y=-1:1:3", *common])
-        few = ["--probes=2", "--trace_probes=2", "--lanczos_steps=5", "--top_n=1"]
-        run_main(hessian.main, [file, *few, *common])
-        kept = sorted(map(str, best.parent.glob(f"{best.stem}_epoch*.pt")))
-        run_main(plot_sharpness.main, [*kept, *common])
-        row |= {"checkpoint": str(best.relative_to(folder)), "sha256": digest(best)}
-    write(folder, made)
-    return folder
-
-
-def run_main(main: cli.Main, argv: list[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["script.py", *argv])
-        main(argv)
-
-
-def report_of(folder: Path, output: Path) -> str:
-    report.main(words(folder, output))
-    return (output / "report.md").read_text("utf-8").replace("\\", "")
-
-
-def files_of(folder: Path) -> MinimaFiles:
-    results = Results(read_study(folder / "small.toml"), read_runs(folder / "runs.csv"))
-    return MinimaFiles(results, folder)
-
-
 def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) -> None:
     text = report_of(real, tmp_path)
     for kind in ("curves", "surfaces", "spectra", "along_training", "beside"):
@@ -195,120 +140,6 @@ def test_the_files_of_real_runs_are_drawn_and_named(real: Path, tmp_path: Path) 
     assert "A test set has 4 samples, so that one of them is worth 25 points" in text
     assert re.search(r"^\| torch \| \d", text, flags=re.MULTILINE)
     assert "Files that were left out" not in text
-
-
-def test_pictures_of_runs_whose_files_are_gone_are_kept(real: Path, tmp_path: Path) -> None:
-    output, gone = tmp_path / "report", tmp_path / "gone"
-    report_of(real, output)
-    before = {path.name: path.read_bytes() for path in output.glob("*.png")}
-    gone.mkdir()
-    for name in ("runs.csv", "small.toml"):
-        shutil.copy(real / name, gone)
-    for _ in range(2):  # what was kept is kept again, and says so once
-        text = report_of(gone, output)
-        kinds = ("curves", "surfaces", "spectra", "along_training", "beside")
-        captions = [re.search(rf"_{kind}\.png\)\n\n(.*)", text)[1] for kind in kinds]
-        assert all(caption.count(SAID) == 1 for caption in captions)
-        assert "### Sharpness along the training\n\n![MUTAG: along_training]" in text
-        assert {path.name: path.read_bytes() for path in output.glob("*.png")} == before
-    # With the files again all is drawn anew.
-    assert SAID not in report_of(real, output)
-    # A run's files that are back give its own picture beside the one of both.
-    for path in real.rglob("*_SAM_*"):
-        (gone / path.relative_to(real)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, gone / path.relative_to(real))
-    text = report_of(gone, output)
-    curves = re.findall(r"!\[MUTAG: curves\]\((.*)\)\n\n\*(.*)\*", text)
-    assert [SAID in caption for _, caption in curves] == [True, False]
-    assert [caption.count(".dat") for _, caption in curves] == [2, 1]
-    assert (output / curves[0][0]).read_bytes() == before["MUTAG_curves.png"]
-    assert (output / curves[1][0]).read_bytes() != before["MUTAG_curves.png"]
-    # With all files again one picture shows all, and the second one is of no use.
-    assert KEPT not in report_of(real, output) and not (output / "MUTAG_curves_2.png").exists()
-    report_of(gone, output)
-    # When that run was trained again, what only the old picture shows would be lost.
-    best = next((gone / "to_plot").glob("model_GCN_SAM_*_seed1.pt"))
-    table, before = (gone / "runs.csv").read_text(), digest(best)
-    content = checkpoint.load(best)
-    content["state_dict"]["classifier.bias"] += 1
-    checkpoint.save(best, content)
-    (gone / "runs.csv").write_text(table.replace(before, digest(best)))
-    results = Results(read_study(gone / "small.toml"), read_runs(gone / "runs.csv"))
-    earlier = earlier_pictures(output, results.runs)
-    again = report.Report(results.study, Analysis(results), MinimaFiles(results, gone), earlier)
-    assert "MUTAG_curves.png" in again.pictures and "MUTAG_curves.png" in again.lost
-    with pytest.raises(ValueError, match="of its pictures would be lost, such as MUTAG_"):
-        report.main(words(gone, output))
-
-
-def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_path: Path) -> None:
-    output, gone = tmp_path / "report", tmp_path / "gone"
-    report_of(real, output)
-    gone.mkdir()
-    shutil.copy(real / "small.toml", gone)
-    table = (real / "runs.csv").read_text()
-    sha256 = read_runs(real / "runs.csv")[0].sha256
-    for old, new in ((sha256, "0" * 64), (",ADAM,", ",other,")):
-        (gone / "runs.csv").write_text(table.replace(old, new))
-        before = read_runs(gone / "runs.csv")
-        assert not any(each.is_true for each in earlier_pictures(output, before))
-    (gone / "runs.csv").write_text(table.replace(sha256, "0" * 64))
-    with pytest.raises(ValueError, match="5 of its pictures would be lost"):
-        report.main(words(gone, output))
-    assert len(list(output.glob("*.png"))) >= 5
-
-
-def test_what_an_interrupted_report_left_is_not_kept(real: Path, tmp_path: Path) -> None:
-    """Its pictures are new, its Markdown is that of the report before."""
-    output = tmp_path / "report"
-    report_of(real, output)
-    runs = read_runs(real / "runs.csv")
-    assert all(each.is_true for each in earlier_pictures(output, runs))
-    (output / "MUTAG_curves.png").write_bytes((output / "MUTAG_surfaces.png").read_bytes())
-    assert [each.kind for each in earlier_pictures(output, runs) if not each.is_true] == ["curves"]
-    (output / "MUTAG_curves.png").write_bytes(b"PNG")
-    with pytest.raises(ValueError, match=r"MUTAG_curves\.png: no picture that can be read"):
-        report.main(words(real, output))
-    (output / "report.md").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match=r"report\.md: no report that can be read"):
-        report.main(words(real, output))
-
-
-def test_pictures_of_runs_that_were_measured_otherwise_are_not_kept(
-    real: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "report"
-    report_of(real, output)
-    measured = [replace(r, sharpness_settings_digest="1") for r in read_runs(real / "runs.csv")]
-    # The first time that anything is measured no picture is wrong, the next time it is.
-    assert all(each.is_true for each in earlier_pictures(output, measured))
-    with (output / "runs.csv").open(newline="") as file:
-        made = [{**row, "sharpness_settings_digest": "1"} for row in csv.DictReader(file)]
-    with (output / "runs.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(made[0]))
-        writer.writeheader()
-        writer.writerows(made)
-    assert all(each.is_true for each in earlier_pictures(output, measured))
-    otherwise = [replace(run, sharpness_settings_digest="2") for run in measured]
-    assert not any(each.is_true for each in earlier_pictures(output, otherwise))
-
-
-def test_a_caption_tells_whether_a_picture_shows_more() -> None:
-    paths = [Path(f"{number}.dat") for number in range(14)]
-    others = [Path("x.dat"), Path("y.dat")]
-    words = ("MUTAG", "Spectra", "spectra", "a.png", b"", f"Of. Runs: {names(paths)}.")
-    kept = EarlierPicture(*words, frozenset(path.name for path in paths), is_true=True)
-    older = replace(kept, files=frozenset())  # whose caption alone names files, the first ones
-    assert "and 2 more" in kept.caption
-    for drawn, more in ((paths, False), (paths[:13], True), (paths[:3], True), (paths[1:], True)):
-        assert kept.shows_more_than(drawn) == more and older.shows_more_than(drawn) == more
-    assert kept.shows_more_than(paths[:12] + others)
-    assert older.shows_more_than(paths[:12] + others[:1])
-    assert not kept.shows_more_than(paths + others) and older.shows_more_than(paths + others)
-    few = replace(older, caption=f"Of. Runs: {names(paths[:2])}. {SAID}")
-    assert not few.shows_more_than(paths[:2]) and not few.shows_more_than(paths[:3])
-    assert few.shows_more_than(paths[1:]) and few.shows_more_than([])
-    assert not replace(kept, caption="Of all.").shows_more_than(paths)
 
 
 def test_two_minima_are_beside_each_other_as_compare_draws_them(
@@ -396,6 +227,17 @@ def test_a_training_run_once_more_that_ended_otherwise_is_left_out(
     assert "Sharpness along the training" not in [ax.get_title() for ax in made.figure.axes]
 
 
+def test_a_picture_names_the_optimizers_that_it_lacks(study: Path) -> None:
+    asked = Measures("spectrum", {}, (1,), (0,), ("ADAM", "SAM"), ("MUTAG",))
+    table = replace(read_study(study / "small.toml"), measures=(asked,))
+    assert said_of_none(table, "MUTAG", "spectrum", ["ADAM"]) == (
+        "Of SAM there is none, as the table asks."
+    )
+    assert said_of_none(table, "MUTAG", "spectrum", ["ADAM", "SAM", "ASAM"]) == ""
+    assert said_of_none(table, "MUTAG", "surface", []) == ""
+    assert said_of_none(table, "A | B <i>", "spectrum", []) == ""
+
+
 def test_a_study_whose_base_is_sam_puts_it_beside_nothing(real: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(real, folder)
@@ -439,8 +281,9 @@ def test_curves_keep_their_optimizers_colour(tmp_path: Path) -> None:
     path = write_history(tmp_path / "a.dat", run_rows(0), seed=0)
     (curve,) = read_curves([path], ["seed"])
     curve.number = 4
-    figure = report_pictures.draw_histories([curve], folds=False)
+    figure = report_pictures.draw_histories([curve], False, "inter_patient")
     assert figure.axes[0].lines[0].get_color() == line_style(4)["color"]
+    assert figure.get_suptitle() == "inter_patient"
 
 
 @pytest.mark.parametrize(("folds", "count", "bands"), [(False, 2, 1), (True, 2, 0), (False, 5, 0)])
@@ -453,7 +296,7 @@ def test_bands_are_drawn_where_they_are_right_and_few(
         for seed, path in enumerate(paths):
             write_history(path, run_rows(seed), seed=seed, rho=number)
         curves += read_curves(paths, ["seed"])
-    figure = report_pictures.draw_histories(curves, folds)
+    figure = report_pictures.draw_histories(curves, folds, "CIFAR-10")
     assert len(figure.axes[0].collections) == bands * count
     assert ("band" in figure.legends[0].get_title().get_text()) == bool(bands)
 

@@ -185,6 +185,17 @@ def test_bars_of_most_layers_are_seen_beside_the_largest() -> None:
         assert figure.axes[0].get_ylabel() == "layer (its parameters)"
 
 
+@pytest.mark.parametrize("linear", [0.0013, 1.3, 700.0])
+def test_each_side_of_a_density_has_a_number(linear: float) -> None:
+    """Kind: eigenvalues to 1,000 on one side and to 8 on the other."""
+    for low, high in ((-6 * linear, 1000 * linear), (-1000 * linear, 6 * linear)):
+        ticks = density_plot.ticks_of(Kernel(linear, 0.1), low, high)
+        assert (ticks < 0).any() and (ticks > 0).any() and 0 in ticks
+        assert (np.diff(ticks) > 0).all() and low <= ticks[0] and ticks[-1] <= high
+    one_sided = density_plot.ticks_of(Kernel(linear, 0.1), -linear, 1000 * linear)
+    assert (one_sided >= 0).all()
+
+
 # --- the kernel and the band ----------------------------------------------------------------------
 @pytest.mark.parametrize("linear", [0.01, 1.0, math.inf])
 def test_the_chosen_kernel_keeps_the_mass(linear: float) -> None:
