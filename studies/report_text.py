@@ -119,6 +119,11 @@ def _significant(estimate: Estimate) -> str:
     return f"{mean:.{max(0, digits)}f} ± {half:.{max(0, digits)}f}"
 
 
+def _seconds(value: float) -> str:
+    """Three digits, but all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def difference_text(c: Comparison | None) -> str:
     """A difference or ratio and its interval, bold where it is claimed."""
     if c is None:
@@ -221,7 +226,7 @@ def results_table(results: Results, data: str) -> str:
             m if q.name != "best_epoch" else m.split()[0] for m, q in zip(means, TEST, strict=True)
         ]
         seconds = [r.numbers["seconds"] for r in runs if "seconds" in r.numbers]
-        time = f"{np.median(seconds):.3g}" if seconds else NONE
+        time = _seconds(float(np.median(seconds))) if seconds else NONE
         rows.append([text(name), str(len(runs)), *means, time])
     return table(header, rows)
 

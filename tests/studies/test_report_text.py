@@ -152,6 +152,13 @@ def test_one_seed_gets_numbers_and_no_verdict(tmp_path: Path) -> None:
     assert "±" not in report_text.results_table(done.results, "MUTAG")
 
 
+@pytest.mark.parametrize(("seconds", "shown"), [(1337.2, "1337"), (99.44, "99.4"), (0.5, "0.5")])
+def test_seconds_are_plain_numbers(seconds: float, shown: str, tmp_path: Path) -> None:
+    made = [{**row, "seconds": seconds} for row in rows(["MUTAG"])]
+    results = analysis(tmp_path, made).results
+    assert report_text.results_table(results, "MUTAG").count(f"| 7 | {shown} |") == 3
+
+
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     gone = dict.fromkeys(("lambda_max", "lambda_5", "trace", SHARPNESS), "")
     done = analysis(tmp_path, [{**row, **gone} for row in rows(["MUTAG"])])
