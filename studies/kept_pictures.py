@@ -82,7 +82,9 @@ def pictures_of(output: Path) -> set[str]:
     return set(re.findall(LINK, report_before(output), re.MULTILINE))
 
 
-def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPicture]:
+def earlier_pictures(
+    output: Path, runs: Sequence[TrainedRun], replaced: bool = False
+) -> list[EarlierPicture]:
     """The pictures of the report in a folder.
 
     Args:
@@ -90,20 +92,21 @@ def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPi
         runs: of the new report. The pictures of a data set are true if each of its runs is among
             these with the very same weights: none was trained again, measured with other settings
             or left out.
+        replaced: the folder's table is not the one of the report before. Without that one nothing
+            tells whether a picture is true, and so none counts as such.
 
     Raises:
         ValueError: the report before, its table or a picture can't be read.
     """
     markdown, table = report_before(output), output / "runs.csv"
-    if not (markdown and table.is_file()):
-        return []
     try:
-        before = read_runs(table)
+        before = [] if replaced or not table.is_file() else read_runs(table)
     except NoRunsError:
-        return []
+        before = []
     after = {_weights(run): run for run in runs}
     compared = [run for run in before if run.stage == "run"]
     changed = {text(run.data) for run in compared if _is_changed(run, after.get(_weights(run)))}
+    same = {text(run.data) for run in compared} - changed
     pictures, heading = [], ""
     for found in re.finditer(f"{HEADING}|{PICTURE}", markdown, re.MULTILINE):
         if found["heading"] is not None:
@@ -115,7 +118,7 @@ def earlier_pictures(output: Path, runs: Sequence[TrainedRun]) -> list[EarlierPi
                 files = files_of_png(content)
             except ValueError as error:
                 raise ValueError(f"{output / found['name']}: {error}; remove it") from None
-            is_true = found["data"] not in changed and _fits(found["caption"], files)
+            is_true = found["data"] in same and _fits(found["caption"], files)
             pictures.append(
                 EarlierPicture(
                     heading=heading, content=content, files=files, is_true=is_true, **words

@@ -280,13 +280,13 @@ def names(paths: Sequence[Path], most: int = 12) -> str:
     return shown + (f" and {len(paths) - most} more" if len(paths) > most else "")
 
 
-def said_of_none(study: Study, data: str, kind: str, found: Collection[str]) -> str:
-    """Which optimizers a picture lacks of those that the table has measured; "" if none."""
+def said_of_none(study: Study, data: str, kind: str, drawn: Collection[str]) -> str:
+    """Which optimizers a picture lacks of those that the table asks for; "" if none."""
     asked = [
         name for m in study.measures if m.kind == kind and data in m.data for name in m.optimizers
     ]
-    lacking = [name for name in asked if name not in found]
-    return f"Of {', '.join(lacking)} there is none, as the table asks." if lacking else ""
+    lacking = [name for name in asked if name not in drawn]
+    return f"Not there, though the table asks for it: {', '.join(lacking)}." if lacking else ""
 
 
 def said_of_edges(runs: Mapping[str, AlongTraining]) -> str:

@@ -43,6 +43,8 @@ from utilities.files import ROOT, atomic_write, target
 from utilities.pictures import small_png
 from utilities.tables import table
 
+OF_THE_TABLE = re.compile(r"_(differences|minima)(_\d+)?\.png$")  # pictures that need no other file
+
 
 class Report:
     """The text of a report and its pictures, in memory.
@@ -56,8 +58,7 @@ class Report:
     Attributes:
         markdown: the whole text.
         pictures: PNG files by name.
-        lost: names of earlier pictures that can't be drawn and aren't true any more.
-        redrawn: names of earlier pictures of which a new one shows all.
+        settled: names of earlier pictures that are kept, or of which a new one shows all.
     """
 
     def __init__(
@@ -70,8 +71,7 @@ class Report:
         self.study, self.analysis, self.files, self.before = study, analysis, files, before
         self.numbers = report_pictures.looks([o.name for o in study.optimizers])
         self.pictures: dict[str, bytes] = {}
-        self.lost: list[str] = []
-        self.redrawn: list[str] = []
+        self.settled: list[str] = []
         results = analysis.results
         parts = [
             f"# {text(study.title)}",
@@ -220,13 +220,12 @@ class Report:
             if (each.data, each.heading) != place:
                 continue
             if not each.shows_more_than(paths):
-                self.redrawn += [each.name] if figure else []
+                self.settled += [each.name] if figure else []
             elif each.is_true:
+                self.settled.append(each.name)
                 kept = replace(each, name=self._free(each.name))
                 self.pictures[kept.name] = kept.content
                 shown.append(kept.markdown)
-            else:
-                self.lost.append(each.name)
         shown += [self._picture(data, kind, figure, caption, paths)] if figure else []
         return "\n\n".join([f"### {heading}", *shown]) if shown else ""
 
@@ -291,18 +290,20 @@ def _shown_path(path: Path) -> str:
 def refuse_fewer_pictures(output: Path, report: Report) -> None:
     """Stop before pictures are lost whose runs' files may be gone.
 
+    Pictures of the table alone are as the new table has them; a new one of the same name is no
+    proof that all of any other picture is shown.
+
     Raises:
         ValueError: the report of this folder has pictures that the new one lacks, or that show
             more than its own do.
     """
-    drawn = {*report.pictures, *report.redrawn}
-    missing = pictures_of(output).difference(drawn).union(report.lost)
-    lost = sorted(name for name in missing if (output / name).is_file())
+    settled = {*report.settled, *filter(OF_THE_TABLE.search, report.pictures)}
+    lost = sorted(n for n in pictures_of(output) - settled if (output / n).is_file())
     if lost:
         raise ValueError(
-            f"{output}: {len(lost)} of its pictures would be lost, such as {lost[0]}, because the "
-            "files that they are drawn from are not at hand; another --output keeps them, "
-            "--fewer_runs drops them"
+            f"{output}: {len(lost)} of its pictures would be lost, such as {lost[0]}, because not "
+            "all that they show can be drawn again (files that are not at hand, runs that changed, "
+            "another base); another --output keeps them, --fewer_runs drops them"
         )
 
 
@@ -380,9 +381,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if not args.fewer_runs:
         refuse_fewer_runs(before, runs, "--output", known=not (args.runs or args.known))
     results = Results(study, runs)
-    # The folder of the results has the new table already: it doesn't tell what was drawn.
-    drops = args.fewer_runs or output.resolve() == out_dir.resolve()
-    earlier = [] if drops else earlier_pictures(output, runs)
+    # The folder of the results has the new table already.
+    replaced = output.resolve() == out_dir.resolve()
+    earlier = [] if args.fewer_runs else earlier_pictures(output, runs, replaced)
     report = Report(study, Analysis(results), MinimaFiles(results, out_dir), earlier)
     if not args.fewer_runs:
         refuse_fewer_pictures(output, report)

@@ -106,6 +106,7 @@ def files_of_png(content: bytes) -> frozenset[str]:
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
+            image.load()
             return frozenset(str(image.info.get(DRAWN_FROM, "")).split("\n")) - {""}
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"no picture that can be read ({error})") from None

@@ -60,7 +60,7 @@ def test_pictures_of_runs_whose_files_are_gone_are_kept(real: Path, tmp_path: Pa
     results = Results(read_study(gone / "small.toml"), read_runs(gone / "runs.csv"))
     earlier = earlier_pictures(output, results.runs)
     again = report.Report(results.study, Analysis(results), MinimaFiles(results, gone), earlier)
-    assert "MUTAG_curves.png" in again.pictures and "MUTAG_curves.png" in again.lost
+    assert "MUTAG_curves.png" in again.pictures and "MUTAG_curves.png" not in again.settled
     with pytest.raises(ValueError, match="of its pictures would be lost, such as MUTAG_"):
         report.main(words(gone, output))
 
@@ -80,6 +80,32 @@ def test_pictures_of_runs_that_were_trained_again_are_not_kept(real: Path, tmp_p
     with pytest.raises(ValueError, match="5 of its pictures would be lost"):
         report.main(words(gone, output))
     assert len(list(output.glob("*.png"))) >= 5
+
+
+def test_pictures_without_their_table_or_place_are_not_replaced(real: Path, tmp_path: Path) -> None:
+    """Kind: a new picture of fewer runs has the name of the one before."""
+    folder, output = tmp_path / "folder", tmp_path / "report"
+    shutil.copytree(real, folder)
+    report_of(folder, output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    report_of(folder, output)  # with the same files nothing is lost
+    for path in (folder / "outputs").glob("*_ADAM_*.dat"):
+        path.unlink()
+    for content in (None, (folder / "runs.csv").read_text().splitlines()[0] + "\n"):
+        (output / "runs.csv").unlink()
+        if content:
+            (output / "runs.csv").write_text(content)
+        with pytest.raises(ValueError, match=r"1 of its pictures would be lost, such as MUTAG_cur"):
+            report.main(words(folder, output))
+        (output / "runs.csv").write_bytes(before["runs.csv"])
+    text = (output / "report.md").read_text()
+    (output / "report.md").write_text(text.replace("### Learning curves", "### Curves"))
+    with pytest.raises(ValueError, match=r"1 of its pictures would be lost, such as MUTAG_cur"):
+        report.main(words(folder, output))
+    assert {path.name for path in output.iterdir()} == set(before)
+    assert (output / "MUTAG_curves.png").read_bytes() == before["MUTAG_curves.png"]
+    report.main([*words(folder, output), "--fewer_runs"])
+    assert (output / "MUTAG_curves.png").read_bytes() != before["MUTAG_curves.png"]
 
 
 def test_what_an_interrupted_report_left_is_not_kept(real: Path, tmp_path: Path) -> None:

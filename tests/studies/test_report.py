@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from studies.plot_history import read_curves
 from studies.report_page import page
 from studies.report_text import Analysis
 from studies.runs_file import read_runs
-from studies.table import Measures, read_study
+from studies.table import ALONG, Measures, read_study
 from utilities import checkpoint
 from utilities.pictures import SMALL_DPI, files_of_png, line_style, small_png
 
@@ -231,11 +232,23 @@ def test_a_picture_names_the_optimizers_that_it_lacks(study: Path) -> None:
     asked = Measures("spectrum", {}, (1,), (0,), ("ADAM", "SAM"), ("MUTAG",))
     table = replace(read_study(study / "small.toml"), measures=(asked,))
     assert said_of_none(table, "MUTAG", "spectrum", ["ADAM"]) == (
-        "Of SAM there is none, as the table asks."
+        "Not there, though the table asks for it: SAM."
     )
     assert said_of_none(table, "MUTAG", "spectrum", ["ADAM", "SAM", "ASAM"]) == ""
     assert said_of_none(table, "MUTAG", "surface", []) == ""
     assert said_of_none(table, "A | B <i>", "spectrum", []) == ""
+
+
+def test_captions_say_what_their_pictures_lack(real: Path) -> None:
+    files = files_of(real)
+    shown, asked = files.results.study, ("ADAM", "SAM", "ADAM, twice the epochs")
+    kinds = ("surface", "spectrum", ALONG)
+    table = replace(
+        shown, measures=tuple(Measures(k, {}, (1,), (0,), asked, ("MUTAG",)) for k in kinds)
+    )
+    made = report.Report(table, Analysis(files.results), files).markdown
+    said = "Not there, though the table asks for it: ADAM, twice the epochs. Runs: `"
+    assert made.count(said) == len(kinds)
 
 
 def test_a_study_whose_base_is_sam_puts_it_beside_nothing(real: Path, tmp_path: Path) -> None:
@@ -344,7 +357,10 @@ def test_a_picture_has_few_colours_and_keeps_them(tmp_path: Path) -> None:
     assert files_of_png(content) == set()
     assert files_of_png(small_png(figure, ["a.dat", "b c.dat"])) == {"a.dat", "b c.dat"}
     with pytest.raises(ValueError, match="no picture that can be read"):
-        files_of_png(content[:40])
+        files_of_png(content[: len(content) // 2])
+    huge = content[:16] + 2 * (60_000).to_bytes(4, "big") + content[24:29]
+    with pytest.raises(ValueError, match="no picture that can be read"):
+        files_of_png(huge + zlib.crc32(huge[12:29]).to_bytes(4, "big") + content[33:])
     path = tmp_path / "p.png"
     path.write_bytes(content)
     whole = tmp_path / "whole.png"
